@@ -1,0 +1,199 @@
+"""SpikeYOLO: backbone, neck and head, without GetT: the time steps are real slices of the event stream.
+
+Station: in comes the representation (T, B, C, H, W), out go predictions for every time step, and the state.
+Source: SpikeYOLO (Luo et al., ECCV 2024), model list of its released configuration (facts/models.md, B.4 and B.5).
+Backbone and head are computed on T * B images at once; only the neurons run through time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from spiketrack.spiking import ILIFSettings, StateFlow
+from spiketrack.spiking.layers import AllConvBlock, ConvBlock, DownSampling, SpikeConv, SpikeConvBias, SpikeSPPF
+from spiketrack.spiking.neurons import State
+
+REG_MAX = 16
+"""Bins of the distribution that stands for each side of a box (DFL)."""
+
+STRIDES = (8, 16, 32)
+
+Scale = Literal["p", "n", "s", "m", "l"]
+
+
+class _Scale(NamedTuple):
+    depth: float
+    width: float
+    deep_ratio: int
+    box_channels: int
+    max_channels: int
+
+
+# depth, width, ratio of the deepest neck block, least width of the box branch, most channels before scaling by
+# width. p is ours, the rest is published (max_channels has no effect there).
+SCALES: dict[str, _Scale] = {
+    "p": _Scale(0.15, 0.125, 1, 32, 640),
+    "n": _Scale(0.33, 0.375, 1, 64, 1024),
+    "s": _Scale(0.33, 0.5, 1, 64, 1024),
+    "m": _Scale(0.5, 0.625, 2, 64, 1024),
+    "l": _Scale(0.5, 0.75, 2, 64, 1024),
+}
+
+
+class ModelSettings(BaseModel):
+    """Which SpikeYOLO to build; the classes and the input channels come from the experiment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: Scale = Field("p", description="p (pico, ours), n, s, m or l of the paper")
+    neuron: ILIFSettings = Field(ILIFSettings(), description="constants of the I-LIF neuron")
+
+
+class Predictions(NamedTuple):
+    """Raw predictions of every time step.
+
+    features: (T, B, A, 4 * 16 + K): for each of A locations four distributions over 16 bins (left, top, right,
+    bottom, in strides) and K class logits. points: (A, 2) centres of the locations, x and y in input pixels.
+    strides: (A,) input pixels per cell.
+    """
+
+    features: Tensor
+    points: Tensor
+    strides: Tensor
+
+
+class SpikeYOLO(nn.Module):
+    """SpikeYOLO with predictions per time step.
+
+    `predictions, state = model(x, state)`: x (T, B, C, H, W) float, any H, W >= 32; state None is a fresh start.
+    A sequence cut into pieces, with the state handed on, gives the predictions of the whole (in eval mode; in
+    training batch statistics differ).
+    """
+
+    def __init__(self, settings: ModelSettings, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.settings, self.in_channels, self.num_classes = settings, in_channels, num_classes
+        depth, width, deep_ratio, _, most = SCALES[settings.scale]
+        neuron = settings.neuron
+        c1, c2, c3, c4 = (int(min(channels, most) * width) for channels in (128, 256, 512, 1024))
+        h3, h4 = int(256 * width), int(512 * width)
+
+        def repeat(count: int, block: type[nn.Module], channels: int, ratio: int) -> nn.ModuleList:
+            return nn.ModuleList(block(channels, ratio, neuron) for _ in range(max(round(count * depth), 1)))
+
+        self.stem = DownSampling(in_channels, c1, 7, 4, 2, None)
+        self.stage1 = repeat(3, AllConvBlock, c1, 4)  # stride 4
+        self.down2 = DownSampling(c1, c2, 3, 2, 1, neuron)
+        self.stage2 = repeat(6, AllConvBlock, c2, 4)  # stride 8
+        self.down3 = DownSampling(c2, c3, 3, 2, 1, neuron)
+        self.stage3 = repeat(9, ConvBlock, c3, 3)  # stride 16
+        self.down4 = DownSampling(c3, c4, 3, 2, 1, neuron)
+        self.stage4 = repeat(3, ConvBlock, c4, 2)  # stride 32
+        self.sppf = SpikeSPPF(c4, c4, neuron)
+
+        self.reduce5 = SpikeConv(c4, h4, 1, neuron)
+        self.merge4 = ConvBlock(h4, 3, neuron)
+        self.reduce4 = SpikeConv(h4 + c3, h3, 1, neuron)
+        self.merge3 = AllConvBlock(h3, 4, neuron)
+        self.reduce3 = SpikeConv(h3 + c2, h3, 1, neuron)
+        self.out3 = AllConvBlock(h3, 4, neuron)
+        self.down_to4 = SpikeConv(h3, h3, 3, neuron, stride=2)
+        self.out4 = ConvBlock(2 * h3, 3, neuron)
+        self.down_to5 = SpikeConv(2 * h3, c4 - h4, 3, neuron, stride=2)
+        self.out5 = ConvBlock(c4, deep_ratio, neuron)
+        self.head = DetectionHead((h3, 2 * h3, c4), num_classes, settings)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Predictions, State]:
+        """x: (T, B, C, H, W). Raises ValueError for another number of dimensions or channels, or a foreign state."""
+        if x.ndim != 5 or x.shape[2] != self.in_channels or min(x.shape[3:]) < STRIDES[-1]:
+            raise ValueError(
+                f"SpikeYOLO: expected input (T, B, {self.in_channels}, H, W) with H, W >= {STRIDES[-1]}, "
+                f"got {tuple(x.shape)}"
+            )
+        steps, batch = x.shape[:2]
+        flow = StateFlow(steps, state)
+        maps = self._neck(*self._backbone(x.flatten(0, 1), flow), flow)  # (T * B, c, h, w) each
+        features = self.head(maps, flow).unflatten(0, (steps, batch))  # (T, B, A, 4 * 16 + K)
+        points, strides = locations([m.shape[2:] for m in maps], x.device)
+        return Predictions(features, points, strides), flow.finish()
+
+    def _backbone(self, x: Tensor, flow: StateFlow) -> tuple[Tensor, Tensor, Tensor]:
+        x = run(self.stage1, self.stem(x.contiguous(memory_format=torch.channels_last), flow), flow)
+        p3 = run(self.stage2, self.down2(x, flow), flow)
+        p4 = run(self.stage3, self.down3(p3, flow), flow)
+        p5 = self.sppf(run(self.stage4, self.down4(p4, flow), flow), flow)
+        return p3, p4, p5
+
+    def _neck(self, p3: Tensor, p4: Tensor, p5: Tensor, flow: StateFlow) -> tuple[Tensor, Tensor, Tensor]:
+        top5 = self.reduce5(p5, flow)
+        top4 = torch.cat([self.merge4(upsample(top5, p4), flow), p4], dim=1)
+        top4 = self.reduce4(top4, flow)
+        top3 = torch.cat([self.merge3(upsample(top4, p3), flow), p3], dim=1)
+        out3 = self.out3(self.reduce3(top3, flow), flow)
+        out4 = self.out4(torch.cat([self.down_to4(out3, flow), top4], dim=1), flow)
+        out5 = self.out5(torch.cat([self.down_to5(out4, flow), top5], dim=1), flow)
+        return out3, out4, out5
+
+
+class DetectionHead(nn.Module):
+    """Per level a box branch (4 x 16 bins) and a class branch (K logits), each two spiking 3x3 and one 1x1."""
+
+    def __init__(self, channels: tuple[int, int, int], num_classes: int, settings: ModelSettings) -> None:
+        super().__init__()
+        neuron = settings.neuron
+        box_width = max(16, channels[0] // 4, SCALES[settings.scale].box_channels)
+        class_width = max(channels[0], min(num_classes, 100))
+        self.box = nn.ModuleList(_branch(c, box_width, 4 * REG_MAX, neuron) for c in channels)
+        self.classes = nn.ModuleList(_branch(c, class_width, num_classes, neuron) for c in channels)
+        self.register_buffer("bins", torch.arange(REG_MAX, dtype=torch.float32))
+        for box, classes, stride in zip(self.box, self.classes, STRIDES, strict=True):
+            # a location starts with boxes of about one stride a side and 5 objects in an image of 640 x 640
+            nn.init.constant_(box[-1].conv.bias, 1.0)
+            nn.init.constant_(classes[-1].conv.bias, math.log(5 / num_classes / (640 / stride) ** 2))
+
+    def forward(self, maps: tuple[Tensor, ...], flow: StateFlow) -> Tensor:
+        """maps: (N, c, h, w) per level; returns (N, A, 4 * 16 + K), levels and rows concatenated."""
+        features = []
+        for x, box, classes in zip(maps, self.box, self.classes, strict=True):
+            both = torch.cat([run(box, x, flow), run(classes, x, flow)], dim=1)
+            features.append(both.flatten(2).transpose(1, 2))  # (N, h * w, 4 * 16 + K)
+        return torch.cat(features, dim=1)
+
+
+def _branch(cin: int, inner: int, cout: int, neuron: ILIFSettings) -> nn.ModuleList:
+    return nn.ModuleList(
+        [SpikeConv(cin, inner, 3, neuron), SpikeConv(inner, inner, 3, neuron), SpikeConvBias(inner, cout, neuron)]
+    )
+
+
+def run(blocks: nn.ModuleList, x: Tensor, flow: StateFlow) -> Tensor:
+    """The blocks one after the other."""
+    for block in blocks:
+        x = block(x, flow)
+    return x
+
+
+def upsample(x: Tensor, like: Tensor) -> Tensor:
+    """Nearest neighbour to the size of `like`, which need not be exactly twice as large."""
+    return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+def locations(shapes: list[torch.Size], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Centres (A, 2) in input pixels and strides (A,) of all cells, level by level, row by row."""
+    points, strides = [], []
+    for (height, width), stride in zip(shapes, STRIDES, strict=True):
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        points.append((torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5) * stride)
+        strides.append(torch.full((height * width,), float(stride), device=device))
+    return torch.cat(points), torch.cat(strides)
+
+
+def count_parameters(model: SpikeYOLO) -> int:
+    """Parameters by the published rule: all weights, and the 16 fixed bin values of the DFL."""
+    return sum(p.numel() for p in model.parameters()) + REG_MAX

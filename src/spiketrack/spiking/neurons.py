@@ -1,0 +1,129 @@
+"""Neurons: integer leaky integrate-and-fire (I-LIF), with the state going in and coming out.
+
+Station: in comes a membrane current over T time steps, out go integer spikes 0 .. D. An integer s stands for s
+binary spikes, so a network trained on integers runs on binary spikes (SpikeYOLO, Luo et al., ECCV 2024, section 3).
+
+    m[t] = decay * r[t-1] + gain * x[t]        membrane before firing, r[-1] = 0
+    s[t] = round(clip(m[t], 0, D))             half to even: 0.5 -> 0, 1.5 -> 2
+    r[t] = m[t] - s[t]                         soft reset by the integer itself; s detached
+
+The gradient passes straight through the rounding inside the closed window 0 <= m <= D and is 0 outside.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+
+class ILIFSettings(BaseModel):
+    """Every constant of the I-LIF neuron. The defaults are those of SpikeYOLO's COCO model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levels: int = Field(4, ge=1, le=255, description="D, the largest integer that a neuron emits")
+    decay: float = Field(0.25, ge=0, lt=1, description="share of the membrane that is left after one time step")
+    gain: float = Field(1.0, gt=0, description="factor of the input current")
+
+
+COCO_NEURON = ILIFSettings(levels=4, decay=0.25, gain=1.0)
+GEN1_NEURON = ILIFSettings(levels=4, decay=0.5, gain=0.5)
+
+
+def ilif(x: Tensor, state: Tensor | None, settings: ILIFSettings) -> tuple[Tensor, Tensor]:
+    """Run I-LIF neurons over all time steps.
+
+    x: (T, ...) current. state: (...) membrane left by the step before, or None for rest (0).
+    Returns spikes (T, ...) of the dtype of x holding integers 0 .. D, and the state after the last step (...).
+    Raises ValueError where the state does not fit x.
+    """
+    if state is not None and state.shape != x.shape[1:]:
+        raise ValueError(
+            f"I-LIF: the state has shape {tuple(state.shape)}, the input needs {tuple(x.shape[1:])}; "
+            "pass None for a fresh start"
+        )
+    return _ILIF.apply(x, state, settings.levels, settings.decay, settings.gain)
+
+
+class _ILIF(torch.autograd.Function):
+    """One pass over time each way; the membranes before firing are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, state: Tensor | None, levels: int, decay: float, gain: float):
+        membranes = x * gain if gain != 1 else x.clone()
+        spikes = torch.empty_like(x)
+        rest = state
+        for t in range(x.shape[0]):
+            membrane = membranes[t]
+            if rest is not None:
+                membrane.add_(rest, alpha=decay)
+            torch.clamp(membrane, 0, levels, out=spikes[t]).round_()
+            rest = membrane - spikes[t]
+        ctx.save_for_backward(membranes)
+        ctx.constants = levels, decay, gain, state is not None
+        return spikes, rest
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        # dm[t] = ds[t] * (0 <= m[t] <= D) + decay * dm[t+1];  dx[t] = gain * dm[t]
+        grad_spikes, grad_rest = grads
+        (membranes,) = ctx.saved_tensors
+        levels, decay, gain, had_state = ctx.constants
+        # hardtanh's window is open; widened by less than any float step around 0 and D it is the closed one
+        low, high = -torch.finfo(membranes.dtype).tiny, levels * (1 + torch.finfo(membranes.dtype).eps)
+        grad_x = torch.ops.aten.hardtanh_backward(grad_spikes, membranes, low, high)
+        grad_membrane = grad_x[-1].add_(grad_rest)
+        for t in range(grad_x.shape[0] - 2, -1, -1):
+            grad_membrane = grad_x[t].add_(grad_membrane, alpha=decay)
+        grad_state = grad_membrane * decay if had_state else None
+        if gain != 1:
+            grad_x *= gain
+        return grad_x, grad_state, None, None, None
+
+
+State = tuple[Tensor, ...]
+
+
+class StateFlow:
+    """The state of all neurons of a network on its way through one forward pass.
+
+    A network calls `next` once per neuron, in the order of its forward pass, and `finish` at the end. It makes
+    the state an argument and a result of the network without any module keeping it.
+    """
+
+    def __init__(self, steps: int, state: State | None) -> None:
+        self.steps = steps
+        self._given = state
+        self._left: list[Tensor] = []
+
+    def fire(self, x: Tensor, settings: ILIFSettings) -> Tensor:
+        """Spikes of the next neuron layer. x: (T * B, C, H, W), time-major; returns the same shape."""
+        position = len(self._left)
+        if self._given is not None and position >= len(self._given):
+            raise ValueError(f"state of {len(self._given)} neuron layers given, the network has more")
+        state = None if self._given is None else self._given[position]
+        spikes, rest = ilif(x.unflatten(0, (self.steps, -1)), state, settings)
+        self._left.append(rest)
+        return spikes.flatten(0, 1)
+
+    def finish(self) -> State:
+        """The state to hand to the next call; raises ValueError where the given one was of another network."""
+        if self._given is not None and len(self._given) != len(self._left):
+            raise ValueError(f"state of {len(self._given)} neuron layers given, the network has {len(self._left)}")
+        return tuple(self._left)
+
+
+class ILIF(nn.Module):
+    """A layer of I-LIF neurons; holds the constants, never the state."""
+
+    def __init__(self, settings: ILIFSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: Tensor, flow: StateFlow) -> Tensor:
+        """x: (T * B, C, H, W) current; returns spikes of the same shape."""
+        return flow.fire(x, self.settings)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.settings)
