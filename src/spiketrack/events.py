@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -142,9 +143,7 @@ class Events:
         """A contiguous run of events as views; only slices with a positive step keep the order, others raise."""
         if not isinstance(index, slice) or (index.step or 1) < 1:
             raise TypeError("events: index with a slice of positive step, for example events[10:20]")
-        return Events.trusted(
-            self.t[index], self.x[index], self.y[index], self.p[index], self.width, self.height
-        )
+        return Events.trusted(self.t[index], self.x[index], self.y[index], self.p[index], self.width, self.height)
 
     def between(self, start_us: int, end_us: int) -> Events:
         """The events with start_us <= t < end_us, as views."""
@@ -159,7 +158,7 @@ class Events:
         if len({(part.width, part.height) for part in parts}) > 1:
             raise ValueError("events: runs of different sensors cannot be joined")
         full = [part for part in parts if len(part)] or parts[:1]
-        for before, after in zip(full, full[1:], strict=False):
+        for before, after in pairwise(full):
             if after.t[0] < before.t[-1]:
                 raise ValueError(f"events: a run starts at {after.t[0]} us, before {before.t[-1]} us")
         if len(full) == 1:
@@ -183,9 +182,7 @@ class Window(Events):
         if self.end_us <= self.start_us:
             raise ValueError(f"window: it must end after it starts, got [{self.start_us}, {self.end_us}) us")
         if len(self.t) and (self.t[0] < self.start_us or self.t[-1] >= self.end_us):
-            raise ValueError(
-                f"window: events {self.t[0]} .. {self.t[-1]} us leave [{self.start_us}, {self.end_us}) us"
-            )
+            raise ValueError(f"window: events {self.t[0]} .. {self.t[-1]} us leave [{self.start_us}, {self.end_us}) us")
 
     @classmethod
     def of(cls, events: Events, start_us: int, end_us: int) -> Window:

@@ -1,0 +1,165 @@
+"""Sequences: labelled recordings become batches for the network.
+
+Station: the border between NumPy and torch before the network. A training sample is a run of consecutive time steps
+of one sequence, every step with the labels of its end; a step without labels says nothing (it is no proof of an empty
+scene) and costs nothing. The order of samples and every augmentation follow from (seed, epoch, place), so that a run
+can be resumed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from spiketrack.boxes import Boxes
+from spiketrack.datasets.augment import AugmentSettings, draw, move_boxes, move_window
+from spiketrack.datasets.etram import LabelledSequence, label_steps
+from spiketrack.detector.targets import LabelBatch
+from spiketrack.errors import SettingsError
+from spiketrack.events import Window
+from spiketrack.recordings import Recording, open_recording
+from spiketrack.representations import InputSettings
+
+
+class DataSettings(BaseModel):
+    """Where the data are and which folders serve for what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: Path = Field(description="data set in eTraM layout")
+    train_split: str = Field("train", description="folder (or prefix of folders) to train on")
+    val_split: str = Field("val", description="folder to choose the best checkpoint on")
+    test_split: str = Field("test", description="folder that `evaluate` reports on")
+    augment: AugmentSettings = Field(AugmentSettings(), description="augmentation of training samples")
+
+
+class Batch(NamedTuple):
+    """B samples of T time steps.
+
+    events: (T, B, C, H, W) uint8 or int8. labelled: (T, B) bool. labels: those of the labelled steps, time-major, in
+    input pixels. names: where each sample comes from, for messages.
+    """
+
+    events: Tensor
+    labelled: Tensor
+    labels: LabelBatch
+    names: list[str]
+
+
+class Sample(NamedTuple):
+    """One training sample: `steps` time steps of sequence `sequence` from step `first` on."""
+
+    sequence: int
+    first: int
+
+
+class TrainingSamples:
+    """Batches of training samples, shuffled anew for each epoch, reproducible from the seed."""
+
+    def __init__(
+        self,
+        sequences: Sequence[LabelledSequence],
+        settings: InputSettings,
+        augment: AugmentSettings,
+        *,
+        steps: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
+        if len(sizes) > 1:
+            raise SettingsError(
+                f"the sequences come from sensors of different size, inputs would be {sorted(sizes)}; "
+                "set input.height and input.width"
+            )
+        self.sequences, self.settings, self.augment = list(sequences), settings, augment
+        self.steps, self.batch_size, self.seed = steps, batch_size, seed
+        self._grids = [label_steps(sequence.labels, settings.slice_us) for sequence in sequences]
+        self._recordings: dict[int, Recording] = {}
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `start_batch` on; the last one may be smaller."""
+        samples = self.samples(epoch)
+        for first in range(start_batch * self.batch_size, len(samples), self.batch_size):
+            chosen = samples[first : first + self.batch_size]
+            yield self._batch(
+                chosen, [np.random.default_rng([self.seed, epoch, first + i]) for i in range(len(chosen))]
+            )
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        """Number of batches of an epoch; it may differ by a few between epochs, as the windows' phase is random."""
+        return -(-len(self.samples(epoch)) // self.batch_size)
+
+    def samples(self, epoch: int) -> list[Sample]:
+        """Consecutive windows with a random phase per sequence that hold at least one labelled step, shuffled."""
+        rng = np.random.default_rng([self.seed, epoch])
+        samples = []
+        for index, (_, labelled, _) in enumerate(self._grids):
+            phase = int(rng.integers(self.steps))
+            start = (int(labelled[0]) - phase) // self.steps * self.steps + phase
+            blocks = np.unique((labelled - start) // self.steps)
+            samples += [Sample(index, start + int(block) * self.steps) for block in blocks]
+        return [samples[i] for i in rng.permutation(len(samples))]
+
+    def _batch(self, samples: list[Sample], rngs: list[np.random.Generator]) -> Batch:
+        events, labelled, labels, names = [], [], [], []
+        for sample, rng in zip(samples, rngs, strict=True):
+            window, step_labels = self._read(sample)
+            affine, drop = draw(self.augment, window.width, window.height, rng)
+            window = move_window(window, affine, drop, rng)
+            least = self.augment.least_visible
+            height, width = self.settings.size(window.height, window.width)
+            scale = np.array([width / window.width, height / window.height] * 2, np.float32)
+            events.append(torch.from_numpy(self.settings.encode(window, self.steps)))
+            labelled.append([boxes is not None for boxes in step_labels])
+            labels.append(
+                [
+                    None
+                    if boxes is None
+                    else _scaled(move_boxes(boxes, affine, window.width, window.height, least), scale)
+                    for boxes in step_labels
+                ]
+            )
+            names.append(f"{self.sequences[sample.sequence].name} step {sample.first}")
+        in_order = [row[t] for t in range(self.steps) for row in labels]  # time-major, as labelled.T is
+        return Batch(
+            torch.stack(events, dim=1),
+            torch.tensor(labelled).T.contiguous(),
+            pad_labels([boxes for boxes in in_order if boxes is not None]),
+            names,
+        )
+
+    def _read(self, sample: Sample) -> tuple[Window, list[Boxes | None]]:
+        """The events of a sample and the labels of each of its steps (None where there are none)."""
+        sequence, (anchor, labelled, times) = self.sequences[sample.sequence], self._grids[sample.sequence]
+        slice_us = self.settings.slice_us
+        start = anchor + sample.first * slice_us
+        if sample.sequence not in self._recordings:
+            self._recordings[sample.sequence] = open_recording(sequence.path)
+        window = self._recordings[sample.sequence].read(start, start + self.steps * slice_us)
+        labels: list[Boxes | None] = [None] * self.steps
+        first, last = np.searchsorted(labelled, (sample.first, sample.first + self.steps))
+        for step, time in zip(labelled[first:last], times[first:last], strict=True):
+            labels[int(step) - sample.first] = sequence.labels.at(int(time))
+        return window, labels
+
+
+def pad_labels(boxes: Sequence[Boxes]) -> LabelBatch:
+    """Labels of N images, given in input pixels, padded to the fullest."""
+    n, m = len(boxes), max((len(b) for b in boxes), default=0)
+    corners, classes = np.zeros((n, m, 4), np.float32), np.zeros((n, m), np.int64)
+    valid = np.zeros((n, m), bool)
+    for i, b in enumerate(boxes):
+        corners[i, : len(b)], classes[i, : len(b)], valid[i, : len(b)] = b.xyxy, b.class_id, True
+    return LabelBatch(torch.from_numpy(corners), torch.from_numpy(classes), torch.from_numpy(valid))
+
+
+def _scaled(boxes: Boxes, scale: NDArray[np.float32]) -> Boxes:
+    return Boxes(boxes.t, boxes.xyxy * scale, boxes.class_id, boxes.score, boxes.track_id)

@@ -1,0 +1,91 @@
+"""Evaluation: a detector and a tracker against the labels of whole sequences.
+
+Station: in come a detector and labelled sequences, out come detection and tracking scores. Every sequence runs as a
+stream, with the state carried on; a label time is compared with the step that ends at it (see `label_steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from spiketrack.boxes import Boxes
+from spiketrack.datasets.etram import LabelledSequence, label_steps
+from spiketrack.metrics import DetectionScores, TrackingScores, average_precision, protocol_named, tracking_scores
+from spiketrack.pipeline import Detector, track
+from spiketrack.tracking import ByteTrack, ByteTrackSettings
+
+
+class EvaluationSettings(BaseModel):
+    """By which rules results are counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: str = Field("unfiltered", description="which boxes count: see docs/evaluation.md for the names")
+    warm_up_steps: int = Field(10, ge=0, description="time steps before the first label that set the state")
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return protocol_named(name).name
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceResult:
+    """What was found in one sequence, at its label times."""
+
+    sequence: LabelledSequence
+    detections: Boxes
+    tracks: Boxes
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """Scores over all sequences, and the boxes that they were computed from."""
+
+    detection: DetectionScores
+    tracking: TrackingScores
+    sequences: list[SequenceResult]
+
+
+def evaluate(
+    detector: Detector,
+    sequences: Sequence[LabelledSequence],
+    settings: EvaluationSettings,
+    tracking: ByteTrackSettings,
+    on_sequence: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> EvaluationResult:
+    """Run detector and tracker over all sequences and score them.
+
+    on_sequence(done, total, name) is called after each. The network is left in evaluation mode.
+    """
+    detector.model.eval()
+    results = []
+    for done, sequence in enumerate(sequences, start=1):
+        results.append(run_sequence(detector, sequence, tracking, settings.warm_up_steps))
+        on_sequence(done, len(sequences), sequence.name)
+    detection = average_precision(
+        [(r.sequence.name, r.sequence.labels, r.detections) for r in results], detector.class_names, settings.protocol
+    )
+    scores = tracking_scores([(r.sequence.name, r.sequence.labels, r.tracks) for r in results], detector.class_names)
+    return EvaluationResult(detection, scores, results)
+
+
+def run_sequence(
+    detector: Detector, sequence: LabelledSequence, tracking: ByteTrackSettings, warm_up_steps: int
+) -> SequenceResult:
+    """Detections and tracks of one sequence at its label times."""
+    slice_us = detector.input.slice_us
+    anchor, labelled, times = label_steps(sequence.labels, slice_us)
+    time_of_step = dict(zip(labelled.tolist(), times.tolist(), strict=True))
+    first = max(0, int(labelled[0]) - warm_up_steps)
+    start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
+    detections, tracks = [], []
+    steps = track(detector.detect(sequence.path, start_us=start, end_us=end), ByteTrack(tracking))
+    for step, result in enumerate(steps, start=first):
+        if step in time_of_step:
+            detections.append(result.detections.at_time(time_of_step[step]))
+            tracks.append(result.tracks.at_time(time_of_step[step]))
+    return SequenceResult(sequence, Boxes.concatenate(detections), Boxes.concatenate(tracks))

@@ -1,0 +1,137 @@
+"""Pipeline: recording -> events -> representation -> detections -> tracks, on one screen.
+
+Station: everything that infers runs through here, one time step after the other, with the network's state handed
+from chunk to chunk, in memory that does not depend on the length of the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from spiketrack.boxes import Boxes
+from spiketrack.detector.checkpoint import load_checkpoint, load_weights
+from spiketrack.detector.decode import DecodeSettings, decode
+from spiketrack.detector.spikeyolo import STRIDES, ModelSettings, SpikeYOLO
+from spiketrack.errors import CheckpointError, SettingsError
+from spiketrack.events import Window
+from spiketrack.recordings import Recording, open_recording, windows
+from spiketrack.representations import InputSettings
+from spiketrack.tracking import ByteTrack
+
+
+class Step(NamedTuple):
+    """One time step: its events, and what was found in them; the boxes' time is the end of the slice."""
+
+    window: Window
+    detections: Boxes
+
+
+class TrackedStep(NamedTuple):
+    """One time step with identities."""
+
+    window: Window
+    detections: Boxes
+    tracks: Boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A network with everything that its use needs: how events are counted, how predictions are read, class names."""
+
+    model: SpikeYOLO
+    input: InputSettings
+    decoding: DecodeSettings
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls, model: ModelSettings, input: InputSettings, decoding: DecodeSettings, class_names: tuple[str, ...]
+    ) -> Detector:
+        """A fresh network, randomly initialised from torch's generator."""
+        return cls(SpikeYOLO(model, input.channels, len(class_names)), input, decoding, class_names)
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "cpu") -> Detector:
+        """Rebuild the detector of a checkpoint, ready to infer. Raises CheckpointError for anything else."""
+        content = load_checkpoint(Path(path))
+        try:
+            detector = cls.build(
+                ModelSettings.model_validate(content["model"]),
+                InputSettings.model_validate(content["input"]),
+                DecodeSettings.model_validate(content["decoding"]),
+                tuple(content["class_names"]),
+            )
+            weights = content["weights"]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise CheckpointError(f"{path}: the checkpoint does not describe a detector ({error})") from error
+        load_weights(detector.model, weights, Path(path))
+        detector.model.to(device).eval()
+        return detector
+
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint must hold for `load`."""
+        return {
+            "model": self.model.settings.model_dump(),
+            "input": self.input.model_dump(),
+            "decoding": self.decoding.model_dump(),
+            "class_names": list(self.class_names),
+            "weights": self.model.state_dict(),
+        }
+
+    def detect(
+        self,
+        source: Recording | Path | str,
+        *,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        chunk_steps: int = 8,
+    ) -> Iterator[Step]:
+        """Detections of every time step [start + k * slice, + slice) of a recording, in order.
+
+        start_us: default the first event. end_us: default through the last event, else only steps that end by then.
+        chunk_steps: how many steps the network sees at once; the result does not depend on it.
+        """
+        recording = source if isinstance(source, Recording) else open_recording(source)
+        height, width = self.input.size(recording.height, recording.width)
+        if min(height, width) < STRIDES[-1]:
+            raise SettingsError(
+                f"{recording.path}: an input of {width} x {height} pixels is smaller than a cell of the network "
+                f"({STRIDES[-1]} pixels)"
+            )
+        device = next(self.model.parameters()).device
+        sensor = (recording.width, recording.height)
+        scale = (recording.width / width, recording.height / height)
+        state = None
+        for steps in _grouped(windows(recording, self.input.slice_us, start_us=start_us, end_us=end_us), chunk_steps):
+            planes = np.concatenate([self.input.encode(step, 1) for step in steps])  # (T, C, H, W)
+            with torch.inference_mode():
+                x = torch.from_numpy(planes).to(device).float()[:, None]  # (T, 1, C, H, W)
+                predictions, state = self.model(x, state)
+            times = np.array([[step.end_us] for step in steps], np.int64)
+            found = decode(predictions, times, self.decoding, scale=scale, sensor=sensor)
+            for step, (detections,) in zip(steps, found, strict=True):
+                yield Step(step, detections)
+
+
+def track(steps: Iterable[Step], tracker: ByteTrack) -> Iterator[TrackedStep]:
+    """Give the detections of consecutive steps identities."""
+    for step in steps:
+        yield TrackedStep(step.window, step.detections, tracker.update(step.detections, step.window.end_us))
+
+
+def _grouped(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
+    group: list[Window] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
