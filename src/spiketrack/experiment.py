@@ -11,17 +11,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spiketrack.datasets.sequences import DataSettings
+from spiketrack.datasets.etram import find_sequences, read_class_names
+from spiketrack.datasets.sequences import DataSettings, TrainingSamples
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import SettingsError
 from spiketrack.evaluation import EvaluationSettings
+from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrackSettings
-from spiketrack.training import TrainingSettings
+from spiketrack.training import Trainer, TrainingSettings
 
 
 class Experiment(BaseModel):
@@ -58,6 +61,25 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
         return Experiment.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(f"{path}: {'; '.join(_fault(fault) for fault in error.errors())}") from error
+
+
+def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
+    """The training run of an experiment, at its beginning. Seeds torch, then builds the network."""
+    data, training = experiment.data, experiment.training
+    class_names = read_class_names(data.root)
+    sequences = find_sequences(data.root, data.train_split, class_names)
+    validation = find_sequences(data.root, data.val_split, class_names)
+    torch.manual_seed(experiment.seed)
+    detector = Detector.build(experiment.model, experiment.input, experiment.decoding, class_names)
+    samples = TrainingSamples(
+        sequences,
+        experiment.input,
+        data.augment,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        seed=experiment.seed,
+    )
+    return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
 
 
 def dump_experiment(experiment: Experiment) -> str:

@@ -75,6 +75,11 @@ class Detector:
         detector.model.to(device).eval()
         return detector
 
+    def resized(self, width: int, height: int) -> Detector:
+        """The same network on an input of another size, in pixels."""
+        size = InputSettings.model_validate({**self.input.model_dump(), "width": width, "height": height})
+        return Detector(self.model, size, self.decoding, self.class_names)
+
     def content(self) -> dict[str, Any]:
         """What a checkpoint must hold for `load`."""
         return {

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         kept = f"; the checkpoint already at {path} is unharmed" if path.exists() else ""
         raise CheckpointError(f"{path}: the checkpoint cannot be written ({error.strerror}){kept}") from error
 
@@ -48,6 +51,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    if not zipfile.is_zipfile(path):  # what torch.save writes; a cut file has lost its directory, which is at the end
+        raise CheckpointError(f"{path}: not a readable checkpoint (not a zip file, or cut)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:

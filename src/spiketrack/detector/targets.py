@@ -2,7 +2,7 @@
 
 Station: in come labels and the current predictions of a batch of time steps, out go targets for every location.
 Source: TOOD (Feng et al., ICCV 2021), with the constants of SpikeYOLO's loss: of the locations inside a label the
-ten with the largest score^0.5 * CIoU^6 are its own; a location claimed by several labels goes to the one that it
+ten with the largest score^0.5 * CIoU^6 > 0 are its own; a location claimed by several labels goes to the one that it
 overlaps most.
 """
 
@@ -81,7 +81,7 @@ def task_aligned_targets(
     metric = class_scores.pow(alpha) * overlap.pow(beta) * inside
 
     best = metric.topk(min(topk, a), dim=-1).indices
-    chosen = torch.zeros_like(inside).scatter_(2, best, True) & inside
+    chosen = torch.zeros_like(inside).scatter_(2, best, True) & (metric > 0)
     # several labels claim a location: the largest CIoU wins
     owner = overlap.masked_fill(~chosen, -1).argmax(1)  # (N, A)
     positive = chosen.any(1)
