@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spiketrack.events import Events, Window
+from spiketrack.events import Events
 from spiketrack.representations import InputSettings, binary_occupancy, signed_difference, stacked_histogram
 
 
@@ -57,9 +57,7 @@ def test_equals_the_definition(events, steps, start, span, height, width):
         stacked_histogram(events, start, end, steps, size=size, limit=3), np.minimum(expected, 3)
     )
     difference = np.clip(expected[:, 1:] - expected[:, :1], -2, 2)
-    np.testing.assert_array_equal(
-        signed_difference(events, start, end, steps, size=size, limit=2), difference
-    )
+    np.testing.assert_array_equal(signed_difference(events, start, end, steps, size=size, limit=2), difference)
 
 
 def test_counts_saturate_and_never_wrap():
@@ -109,16 +107,21 @@ def test_impossible_windows_are_refused(arguments, message):
         stacked_histogram(Events.empty(6, 4), 0, 10, 1, size=(5, 6))
 
 
-@given(random_events(), st.integers(1, 3), st.integers(1, 3))
+@given(random_events(), st.integers(1, 3), st.integers(1, 3), st.sampled_from([None, 20, 45]))
 @settings(max_examples=30, deadline=None)
-def test_input_settings_stack_bins_as_channels(events, steps, bins):
-    window = Window.of(events, 0, 90)
-    encoded = InputSettings(bins=bins, limit=9).encode(window, steps)
-    planes = stacked_histogram(events, 0, 90, steps * bins, limit=9)
-    assert encoded.shape == (steps, 2 * bins, 4, 6)
+def test_input_settings_stack_the_bins_of_each_step_as_channels(events, steps, bins, window_us):
+    chosen = InputSettings(slice_us=20, window_us=window_us, bins=bins, limit=9)
+    encoded = chosen.encode(events, 90, steps)
+    assert encoded.shape == (steps, chosen.channels, 4, 6) == (steps, 2 * bins, 4, 6)
     for step in range(steps):
-        for bin_ in range(bins):
-            np.testing.assert_array_equal(encoded[step, 2 * bin_ : 2 * bin_ + 2], planes[step * bins + bin_])
+        end = 90 - 20 * (steps - 1 - step)
+        planes = stacked_histogram(events, end - (window_us or 20), end, bins, limit=9)
+        np.testing.assert_array_equal(encoded[step], planes.reshape(2 * bins, 4, 6))
+
+
+def test_a_window_shorter_than_a_slice_is_refused():
+    with pytest.raises(ValueError, match="window_us"):
+        InputSettings(slice_us=20, window_us=19)
 
 
 def test_two_pieces_equal_the_whole():

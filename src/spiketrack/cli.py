@@ -54,11 +54,13 @@ def main() -> None:
 def info(
     file: Annotated[Path, typer.Argument(help="a recording: RAW EVT2 or EVT3, DAT, HDF5, AEDAT4, N-MNIST .bin")],
     as_json: Json = False,
+    width: Annotated[int | None, typer.Option(help="sensor width, where the file does not say or is wrong")] = None,
+    height: Annotated[int | None, typer.Option(help="sensor height, likewise")] = None,
 ) -> None:
     """Say what a recording holds: format, sensor, events, times, polarities, invalid events."""
     from spiketrack.recordings import open_recording, summarize
 
-    summary = summarize(open_recording(file))
+    summary = summarize(open_recording(file, width, height))
     if as_json:
         keys = ("format", "width", "height", "events", "t_first_us", "t_last_us", "sum_t", "on", "off", "invalid")
         print(json.dumps({key: getattr(summary, key) for key in keys}))

@@ -114,15 +114,27 @@ class Detector:
         sensor = (recording.width, recording.height)
         scale = (recording.width / width, recording.height / height)
         state = None
-        for steps in _grouped(windows(recording, self.input.slice_us, start_us=start_us, end_us=end_us), chunk_steps):
-            planes = np.concatenate([self.input.encode(step, 1) for step in steps])  # (T, C, H, W)
+        for seen in _grouped(self._windows(recording, start_us, end_us), chunk_steps):
+            planes = np.concatenate([self.input.encode(window, window.end_us) for window in seen])  # (T, C, H, W)
             with torch.inference_mode():
                 x = torch.from_numpy(planes).to(device).float()[:, None]  # (T, 1, C, H, W)
                 predictions, state = self.model(x, state)
-            times = np.array([[step.end_us] for step in steps], np.int64)
+            times = np.array([[window.end_us] for window in seen], np.int64)
             found = decode(predictions, times, self.decoding, scale=scale, sensor=sensor)
-            for step, (detections,) in zip(steps, found, strict=True):
-                yield Step(step, detections)
+            for window, (detections,) in zip(seen, found, strict=True):
+                yield Step(Window.of(window, window.end_us - self.input.slice_us, window.end_us), detections)
+
+    def _windows(self, recording: Recording, start_us: int | None, end_us: int | None) -> Iterator[Window]:
+        """What each time step sees; the first step begins at start_us, or at the first event."""
+        if start_us is None:
+            first = next(windows(recording, self.input.slice_us), None)
+            if first is None:
+                return iter(())
+            start_us = first.start_us
+        earlier = self.input.seen_us - self.input.slice_us
+        return windows(
+            recording, self.input.seen_us, stride_us=self.input.slice_us, start_us=start_us - earlier, end_us=end_us
+        )
 
 
 def track(steps: Iterable[Step], tracker: ByteTrack) -> Iterator[TrackedStep]:

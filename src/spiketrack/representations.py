@@ -10,14 +10,14 @@ Histo3D and Diff3D are the names of the first two in the eTraM tool chain (facts
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spiketrack.events import Events, Window
+from spiketrack.events import Events
 
 
 def stacked_histogram(
@@ -102,7 +102,10 @@ class InputSettings(BaseModel):
         "stacked_histogram", description="how events are counted"
     )
     slice_us: int = Field(33_333, gt=0, description="length of one time step in microseconds")
-    bins: int = Field(1, ge=1, le=32, description="sub-bins of a time step, stacked as channels")
+    window_us: int | None = Field(
+        None, gt=0, description="events that a step sees, ending with it; null takes slice_us, more overlaps"
+    )
+    bins: int = Field(1, ge=1, le=32, description="bins of the window of a step, stacked as channels, oldest first")
     limit: int = Field(10, ge=1, le=127, description="counts saturate here (signed_difference: at both signs)")
     height: int | None = Field(None, gt=0, description="rows of the input; null takes the sensor's")
     width: int | None = Field(None, gt=0, description="columns of the input; null takes the sensor's")
@@ -116,13 +119,31 @@ class InputSettings(BaseModel):
         """(H, W) of the input for a sensor."""
         return self.height or sensor_height, self.width or sensor_width
 
-    def encode(self, window: Window, steps: int) -> NDArray[np.uint8] | NDArray[np.int8]:
-        """The window as `steps` time steps: (steps, C, H, W), the bins of a step stacked in time order."""
-        size = self.size(window.height, window.width)
+    @model_validator(mode="after")
+    def _window_covers_slice(self) -> Self:
+        if self.window_us is not None and self.window_us < self.slice_us:
+            raise ValueError(f"window_us ({self.window_us}) must be at least slice_us ({self.slice_us})")
+        return self
+
+    @property
+    def seen_us(self) -> int:
+        """Length of the events that one time step sees, microseconds."""
+        return self.window_us or self.slice_us
+
+    def encode(self, events: Events, end_us: int, steps: int = 1) -> NDArray[np.uint8] | NDArray[np.int8]:
+        """The last `steps` time steps before end_us: (steps, C, H, W), the bins of a step stacked in time order.
+
+        events: must reach back to end_us - (steps - 1) * slice_us - seen_us; what lies outside is not counted.
+        """
+        size = self.size(events.height, events.width)
+        signed = self.representation == "signed_difference"
+        out = np.empty((steps, self.bins, 1 if signed else 2, *size), np.int8 if signed else np.uint8)
         function = REPRESENTATIONS[self.representation]
         options = {} if self.representation == "binary_occupancy" else {"limit": self.limit}
-        planes = function(window, window.start_us, window.end_us, steps * self.bins, size=size, **options)
-        return planes.reshape(steps, self.channels, *size)  # (T * bins, C', H, W) -> (T, bins * C', H, W)
+        for k in range(steps):
+            end = end_us - (steps - 1 - k) * self.slice_us
+            function(events, end - self.seen_us, end, self.bins, size=size, out=out[k], **options)
+        return out.reshape(steps, self.channels, *size)  # (T, bins, C', H, W) -> (T, bins * C', H, W)
 
 
 def _bin_bounds(events: Events, start_us: int, end_us: int, steps: int) -> NDArray[np.int64]:

@@ -56,6 +56,9 @@ class TrainingSettings(BaseModel):
     ema: float = Field(0.995, ge=0, lt=1, description="decay of the moving average of the weights, per step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always has one")
     checkpoint_every: int = Field(100, ge=1, description="optimizer steps between checkpoints")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the network's forward and backward pass; weights, loss and inference stay float32"
+    )
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
 
@@ -168,7 +171,8 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         device = settings.device
-        predictions, _ = self.model(batch.events.to(device).float())
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            predictions, _ = self.model(batch.events.to(device).float())
         labels = type(batch.labels)(*(tensor.to(device) for tensor in batch.labels))
         terms = self.loss(predictions, labels, batch.labelled.to(device))
         if not torch.isfinite(terms.total):

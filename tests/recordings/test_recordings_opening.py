@@ -77,7 +77,6 @@ def test_the_header_ends_where_the_text_ends(at):
     ("content", "says"),
     [
         (b"", "empty (0 bytes)"),
-        (b"#!AER-DAT4.0\r\n....", "AEDAT4"),
         (b"#!AER-DAT2.0\r\n....", "AEDAT recording of version 1 to 3"),
         (b"#ROSBAG V2.0\n", "ROS bag"),
         (b"\x93NUMPY\x01\x00", "load_labels"),

@@ -60,11 +60,6 @@ def test_windows_from_the_middle(real_data):
         assert np.array_equal(np.concatenate([getattr(window, name) for window in found]), getattr(cut, name))
 
 
-def test_aedat4_is_refused_by_name(real_data):
-    with pytest.raises(RecordingError, match="AEDAT4"):
-        open_recording(real_data / "recordings" / "davis346_board.aedat4")
-
-
 def test_every_nmnist_sample_decodes(real_data):
     samples = sorted((real_data / "nmnist").glob("*/*/*.bin"))
     events = t_last = 0

@@ -117,7 +117,7 @@ class TrainingSamples:
             least = self.augment.least_visible
             height, width = self.settings.size(window.height, window.width)
             scale = np.array([width / window.width, height / window.height] * 2, np.float32)
-            events.append(torch.from_numpy(self.settings.encode(window, self.steps)))
+            events.append(torch.from_numpy(self.settings.encode(window, window.end_us, self.steps)))
             labelled.append([boxes is not None for boxes in step_labels])
             labels.append(
                 [
@@ -140,10 +140,11 @@ class TrainingSamples:
         """The events of a sample and the labels of each of its steps (None where there are none)."""
         sequence, (anchor, labelled, times) = self.sequences[sample.sequence], self._grids[sample.sequence]
         slice_us = self.settings.slice_us
-        start = anchor + sample.first * slice_us
+        end = anchor + (sample.first + self.steps) * slice_us
+        start = end - (self.steps - 1) * slice_us - self.settings.seen_us
         if sample.sequence not in self._recordings:
             self._recordings[sample.sequence] = open_recording(sequence.path)
-        window = self._recordings[sample.sequence].read(start, start + self.steps * slice_us)
+        window = self._recordings[sample.sequence].read(start, end)
         labels: list[Boxes | None] = [None] * self.steps
         first, last = np.searchsorted(labelled, (sample.first, sample.first + self.steps))
         for step, time in zip(labelled[first:last], times[first:last], strict=True):

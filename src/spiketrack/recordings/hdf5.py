@@ -32,7 +32,9 @@ def open_hdf5(path: Path, width: int | None, height: int | None) -> Recording:
             said = {name: _scalar(file, name, path) for name in ("width", "height")}
             # written in order by EventWriter: no event is out of order or off the sensor of the file
             is_sorted = bool(columns["t"].parent.attrs.get(SORTED_ATTRIBUTE, False))
-        except (OSError, KeyError, RuntimeError) as error:
+        except RecordingError:
+            raise
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RecordingError(f"{path}: broken HDF5 structure: {error}") from error
     width, height = width or said["width"], height or said["height"]
     if width is None or height is None:
@@ -172,7 +174,7 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     for name in "xypt":
         column = file.get(f"events/{name}")
         if not isinstance(column, h5py.Dataset):
-            inside = ", ".join(sorted(file)[:8]) or "nothing"
+            inside = ", ".join(sorted(map(str, file))[:8]) or "nothing"
             raise RecordingError(f"{path}: no dataset events/{name}; expected eTraM HDF5, the file holds {inside}")
         kinds = "iub" if name == "p" else "iu"
         if column.ndim != 1 or column.dtype.kind not in kinds:

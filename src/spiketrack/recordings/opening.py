@@ -13,10 +13,10 @@ from spiketrack.recordings.header import MAX_HEADER_BYTES, Header, read_header, 
 from spiketrack.recordings.nmnist import MAX_BYTES, SIDE, NmnistRecording, why_not_nmnist
 from spiketrack.recordings.recording import Recording
 
-READABLE = "RAW EVT2 and EVT3, DAT version 2, eTraM HDF5 and N-MNIST .bin"
+READABLE = "RAW EVT2 and EVT3, DAT version 2, eTraM HDF5, AEDAT4 and N-MNIST .bin"
+AEDAT4_MAGIC = b"#!AER-DAT4.0\r\n"
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _REFUSED = {
-    b"#!AER-DAT4": "an AEDAT4 recording",
     b"#!AER-DAT": "an AEDAT recording of version 1 to 3",
     b"#ROSBAG": "a ROS bag",
     b"\x93NUMPY": "a NumPy array (labels are read by load_labels)",
@@ -45,6 +45,10 @@ def open_recording(path: str | Path, width: int | None = None, height: int | Non
         from spiketrack.recordings.hdf5 import open_hdf5
 
         return open_hdf5(path, width, height)
+    if head.startswith(AEDAT4_MAGIC):
+        from spiketrack.recordings.aedat4 import open_aedat4
+
+        return open_aedat4(path, width, height)
     for magic, what in _REFUSED.items():
         if head.startswith(magic):
             raise RecordingError(f"{path}: this is {what}, which cannot be read as a recording; expected {READABLE}")

@@ -93,7 +93,7 @@ class _Checkpoint:
 class Recording(ABC):
     """One event file of a known format and sensor size. It holds no open file; every pass opens its own.
 
-    path; format: "evt2", "evt3", "dat", "hdf5" or "nmnist"; width, height: pixels.
+    path; format: "evt2", "evt3", "dat", "hdf5", "aedat4" or "nmnist"; width, height: pixels.
     invalid: events (or words) dropped by the latest pass, by kind: "off_sensor", "bad_polarity", "bad_time",
     "time_backwards" (more than REORDER_US earlier than the latest time before it), "before_time" and
     "before_address" (an event before the word that gives its time or its row), "unknown_word",
@@ -131,6 +131,8 @@ class Recording(ABC):
         continues from where an earlier pass of this object came by, with the same events and counts.
         Raises RecordingError naming the file where it cannot be read.
         """
+        if start_us is not None and abs(start_us) > TIME_LIMIT_US:
+            raise RecordingError(f"{self.path}: start_us = {start_us} is no time in microseconds")
         checkpoint = self._checkpoint_before(start_us)
         order, tally = checkpoint.order.copy(), checkpoint.tally.copy()
         self._restart(tally)

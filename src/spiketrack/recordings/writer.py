@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import h5py
 
 SORTED_ATTRIBUTE = "spiketrack_sorted"
-STORED_CHUNK = 1 << 16
+STORED_CHUNK = 1 << 14
+_PENDING_EVENTS = 1 << 16
 _LAYOUT = {"x": np.uint16, "y": np.uint16, "p": np.int16, "t": np.int64}
 
 
@@ -108,7 +109,7 @@ class EventWriter:
         if self._last_us is not None and events.t[0] < self._last_us:
             raise RecordingError(f"{self.path}: time runs backwards: {events.t[0]} us after {self._last_us} us")
         self._last_us = int(events.t[-1])
-        if self._pending_events + len(events) < STORED_CHUNK:
+        if self._pending_events + len(events) < _PENDING_EVENTS:
             columns = (getattr(events, name).copy() for name in "txyp")
             self._pending.append(Events.trusted(*columns, self.width, self.height))
             self._pending_events += len(events)

@@ -1,0 +1,47 @@
+# The only place that names the torch version: `make test TORCH="torch==2.8.0"` takes another one.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: install demo test test-slow check bench clean help
+help:  ## Say what each target does.
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/installed  ## Create the virtual environment and install everything.
+
+# trackeval is only an oracle of the tests and needs none of its own requirements there.
+$(VENV)/installed: pyproject.toml Makefile
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'spiketrack needs CPython 3.11 to 3.13'"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[plot,video,aedat,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps "trackeval==1.3.0"
+	touch $@
+
+demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and track unseen sequences.
+	$(BIN)/spiketrack simulate $(DEMO)/data
+	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run
+	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/evaluation
+	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --out $(DEMO)/tracks
+	@echo; echo "video   $(DEMO)/tracks/video.mp4"; echo "report  $(DEMO)/tracks/report.html"
+	@echo "metrics $(DEMO)/evaluation/report.html (plots), $(DEMO)/evaluation/metrics.json (numbers)"
+
+test: install  ## Run the tests.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install  ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+check: install  ## Lint, formatting, types, import contract.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python $(VENV) src
+	$(BIN)/lint-imports
+
+bench: install  ## Run the benchmarks; each prints what it measured.
+	$(BIN)/python benchmarks/stream_memory.py
+
+clean:  ## Remove the environment and what the demo wrote.
+	rm -rf $(VENV) $(DEMO)
