@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import AugmentSettings, draw, move_boxes, move_window
+from spiketrack.datasets.augment import AugmentSettings, crop_around, draw, move_boxes, move_window
 from spiketrack.datasets.etram import LabelledSequence, label_steps
+from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.targets import LabelBatch
 from spiketrack.errors import SettingsError
 from spiketrack.events import Window
@@ -74,11 +75,13 @@ class TrainingSamples:
         seed: int,
     ) -> None:
         sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
-        if len(sizes) > 1:
+        if len(sizes) > 1 and not augment.crop:
             raise SettingsError(
                 f"the sequences come from sensors of different size, inputs would be {sorted(sizes)}; "
                 "set input.height and input.width"
             )
+        if augment.crop:
+            _check_crop(augment.crop, settings, sequences)
         self.sequences, self.settings, self.augment = list(sequences), settings, augment
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self._grids = [label_steps(sequence.labels, settings.slice_us) for sequence in sequences]
@@ -109,32 +112,38 @@ class TrainingSamples:
         return [samples[i] for i in rng.permutation(len(samples))]
 
     def _batch(self, samples: list[Sample], rngs: list[np.random.Generator]) -> Batch:
-        events, labelled, labels, names = [], [], [], []
+        events, labelled, labels = [], [], []
         for sample, rng in zip(samples, rngs, strict=True):
-            window, step_labels = self._read(sample)
-            affine, drop = draw(self.augment, window.width, window.height, rng)
-            window = move_window(window, affine, drop, rng)
-            least = self.augment.least_visible
-            height, width = self.settings.size(window.height, window.width)
-            scale = np.array([width / window.width, height / window.height] * 2, np.float32)
-            events.append(torch.from_numpy(self.settings.encode(window, window.end_us, self.steps)))
-            labelled.append([boxes is not None for boxes in step_labels])
-            labels.append(
-                [
-                    None
-                    if boxes is None
-                    else _scaled(move_boxes(boxes, affine, window.width, window.height, least), scale)
-                    for boxes in step_labels
-                ]
-            )
-            names.append(f"{self.sequences[sample.sequence].name} step {sample.first}")
+            planes, boxes = self._encode(*self._read(sample), rng)
+            events.append(torch.from_numpy(planes))
+            labelled.append([b is not None for b in boxes])
+            labels.append(boxes)
         in_order = [row[t] for t in range(self.steps) for row in labels]  # time-major, as labelled.T is
         return Batch(
             torch.stack(events, dim=1),
             torch.tensor(labelled).T.contiguous(),
             pad_labels([boxes for boxes in in_order if boxes is not None]),
-            names,
+            [f"{self.sequences[sample.sequence].name} step {sample.first}" for sample in samples],
         )
+
+    def _encode(
+        self, window: Window, labels: list[Boxes | None], rng: np.random.Generator
+    ) -> tuple[NDArray, list[Boxes | None]]:
+        """Augmented events as (T, C, H, W), and the labels of each step in input pixels."""
+        augment, sensor = self.augment, (window.width, window.height)
+        affine, drop = draw(augment, *sensor, rng)
+        if augment.crop:
+            all_labels = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
+            affine = crop_around(affine, all_labels, augment.crop, *sensor, rng)
+            sensor = augment.crop
+        window = move_window(window, affine, sensor, drop, rng)
+        height, width = self.settings.size(window.height, window.width)
+        scale = np.array([width / window.width, height / window.height] * 2, np.float32)
+        moved = [
+            None if boxes is None else _scaled(move_boxes(boxes, affine, *sensor, augment.least_visible), scale)
+            for boxes in labels
+        ]
+        return self.settings.encode(window, window.end_us, self.steps), moved
 
     def _read(self, sample: Sample) -> tuple[Window, list[Boxes | None]]:
         """The events of a sample and the labels of each of its steps (None where there are none)."""
@@ -160,6 +169,17 @@ def pad_labels(boxes: Sequence[Boxes]) -> LabelBatch:
     for i, b in enumerate(boxes):
         corners[i, : len(b)], classes[i, : len(b)], valid[i, : len(b)] = b.xyxy, b.class_id, True
     return LabelBatch(torch.from_numpy(corners), torch.from_numpy(classes), torch.from_numpy(valid))
+
+
+def _check_crop(crop: tuple[int, int], settings: InputSettings, sequences: Sequence[LabelledSequence]) -> None:
+    width, height = min(s.width for s in sequences), min(s.height for s in sequences)
+    if settings.width or settings.height:
+        raise SettingsError("data.augment.crop cuts sensor pixels; it needs input.width and input.height to be null")
+    if not (STRIDES[-1] <= crop[0] <= width and STRIDES[-1] <= crop[1] <= height):
+        raise SettingsError(
+            f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells and the sensors allow "
+            f"{STRIDES[-1]} .. {width} by {STRIDES[-1]} .. {height}"
+        )
 
 
 def _scaled(boxes: Boxes, scale: NDArray[np.float32]) -> Boxes:
