@@ -54,8 +54,8 @@ class Boxes:
         self._raise_at_first(~((self.score >= 0) & (self.score <= 1)), "score", "not within 0 .. 1")
         self._raise_at_first(np.r_[False, self.t[1:] < self.t[:-1]][:n], "t", "earlier than the box before it")
 
-    def _raise_at_first(self, bad: NDArray[np.bool_], name: str, what: str) -> None:
-        if bad.any():
+    def _raise_at_first(self, bad: ArrayLike, name: str, what: str) -> None:
+        if np.any(bad):
             i = int(np.argmax(bad))
             raise ValueError(f"boxes: {name} = {getattr(self, name)[i]} of box {i} is {what}")
 

@@ -10,9 +10,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,17 +186,34 @@ def evaluate(
     overrides: Set = None,
 ) -> None:
     """Evaluate detections and tracks on labelled sequences; writes metrics.json and report.html."""
-    from spiketrack.experiment import evaluate_experiment, load_experiment
-    from spiketrack.report import format_scores
+    from spiketrack.experiment import evaluate_split, load_experiment
+    from spiketrack.report import format_scores, read_history, write_evaluation
+    from spiketrack.spiking.allocation import keep_freed_memory
 
+    keep_freed_memory()
     experiment = load_experiment(config, overrides)
     weights = weights or Path("runs") / experiment.name / "best.pt"
     split = split or experiment.data.test_split
     out = out or weights.parent / f"evaluation_{split}"
     with _progress("evaluating") as update:
-        result, report = evaluate_experiment(experiment, weights, split, out, update)
+        result = evaluate_split(experiment, weights, split, update)
+    history = weights.with_name("history.json")
+    report = write_evaluation(
+        out,
+        result,
+        tuple(result.detection.per_class),
+        title=f"{experiment.name}: {split}",
+        history=read_history(history) if history.exists() else None,
+        facts={
+            "weights": str(weights),
+            "data": str(experiment.data.root),
+            "split": split,
+            "sequences": len(result.sequences),
+            "spiketrack": version("spiketrack"),
+        },
+    )
     print(format_scores(result))
-    print(f"metrics  {report.with_name('metrics.json')}\nreport   {report}")
+    print(f"\nmetrics  {report.with_name('metrics.json')}\nreport   {report}")
 
 
 @app.command()
@@ -266,7 +284,7 @@ def _print_dataset(out: Path, summary: object) -> None:
 
 
 @contextmanager
-def _progress(what: str, unit: str = "scenes") -> Iterator[Callable[[int, int | None, str], None]]:
+def _progress(what: str, unit: str = "scenes") -> Generator[Callable[[int, int | None, str], None]]:
     """A progress line on stderr: done, rate and time left; call it with (done, total or None, name)."""
     from rich.console import Console
     from rich.progress import (
@@ -291,7 +309,7 @@ def _progress(what: str, unit: str = "scenes") -> Iterator[Callable[[int, int | 
 
 
 @contextmanager
-def _training_progress() -> Iterator[tuple[Callable[[Progress], None], Callable[[EpochRecord], None]]]:
+def _training_progress() -> Generator[tuple[Callable[[Progress], None], Callable[[EpochRecord], None]]]:
     """Progress of a run: a live line where stderr is a terminal, else a line every 20 seconds; a line per epoch."""
     live = sys.stderr.isatty()
     last_line = time.monotonic()

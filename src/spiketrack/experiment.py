@@ -7,6 +7,7 @@ the run. A key that is not known is an error that names the nearest one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from spiketrack.datasets.sequences import DataSettings, TrainingSamples
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import SettingsError
-from spiketrack.evaluation import EvaluationSettings
+from spiketrack.evaluation import EvaluationResult, EvaluationSettings, evaluate
 from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrackSettings
@@ -80,6 +81,27 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
         seed=experiment.seed,
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
+
+
+def evaluate_split(
+    experiment: Experiment,
+    weights: Path,
+    split: str,
+    on_sequence: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> EvaluationResult:
+    """Scores of a checkpoint on one split of the experiment's data, by the experiment's rules.
+
+    Raises SettingsError where the checkpoint was trained on other classes.
+    """
+    detector = Detector.load(weights, experiment.training.device)
+    class_names = read_class_names(experiment.data.root)
+    if detector.class_names != class_names:
+        raise SettingsError(
+            f"{weights}: trained on the classes {', '.join(detector.class_names)}; "
+            f"{experiment.data.root} has {', '.join(class_names)}"
+        )
+    sequences = find_sequences(experiment.data.root, split, class_names)
+    return evaluate(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
 
 
 def dump_experiment(experiment: Experiment) -> str:

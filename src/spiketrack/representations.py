@@ -130,7 +130,7 @@ class InputSettings(BaseModel):
         """Length of the events that one time step sees, microseconds."""
         return self.window_us or self.slice_us
 
-    def encode(self, events: Events, end_us: int, steps: int = 1) -> NDArray[np.uint8] | NDArray[np.int8]:
+    def encode(self, events: Events, end_us: int, steps: int = 1) -> NDArray[np.uint8 | np.int8]:
         """The last `steps` time steps before end_us: (steps, C, H, W), the bins of a step stacked in time order.
 
         events: must reach back to end_us - (steps - 1) * slice_us - seen_us; what lies outside is not counted.

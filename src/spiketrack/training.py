@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -293,7 +293,7 @@ def write_history(path: Path, history: list[EpochRecord]) -> None:
 
 
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_requested() -> Generator[Callable[[], bool]]:
     """A function that tells whether SIGINT or SIGTERM arrived; a second one interrupts at once.
 
     Outside the main thread Python delivers no signals, and the function stays False.

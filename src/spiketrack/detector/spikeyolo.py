@@ -8,6 +8,7 @@ Backbone and head are computed on T * B images at once; only the neurons run thr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -149,30 +150,38 @@ class DetectionHead(nn.Module):
         neuron = settings.neuron
         box_width = max(16, channels[0] // 4, SCALES[settings.scale].box_channels)
         class_width = max(channels[0], min(num_classes, 100))
-        self.box = nn.ModuleList(_branch(c, box_width, 4 * REG_MAX, neuron) for c in channels)
-        self.classes = nn.ModuleList(_branch(c, class_width, num_classes, neuron) for c in channels)
-        self.register_buffer("bins", torch.arange(REG_MAX, dtype=torch.float32))
-        for box, classes, stride in zip(self.box, self.classes, STRIDES, strict=True):
-            # a location starts with boxes of about one stride a side and 5 objects in an image of 640 x 640
-            nn.init.constant_(box[-1].conv.bias, 1.0)
-            nn.init.constant_(classes[-1].conv.bias, math.log(5 / num_classes / (640 / stride) ** 2))
+        # a location starts with boxes of about one stride a side and 5 objects in an image of 640 x 640
+        self.box = nn.ModuleList(_Branch(c, box_width, 4 * REG_MAX, neuron, 1.0) for c in channels)
+        self.classes = nn.ModuleList(
+            _Branch(c, class_width, num_classes, neuron, math.log(5 / num_classes / (640 / stride) ** 2))
+            for c, stride in zip(channels, STRIDES, strict=True)
+        )
 
     def forward(self, maps: tuple[Tensor, ...], flow: StateFlow) -> Tensor:
         """maps: (N, c, h, w) per level; returns (N, A, 4 * 16 + K), levels and rows concatenated."""
         features = []
         for x, box, classes in zip(maps, self.box, self.classes, strict=True):
-            both = torch.cat([run(box, x, flow), run(classes, x, flow)], dim=1)
+            both = torch.cat([box(x, flow), classes(x, flow)], dim=1)
             features.append(both.flatten(2).transpose(1, 2))  # (N, h * w, 4 * 16 + K)
         return torch.cat(features, dim=1)
 
 
-def _branch(cin: int, inner: int, cout: int, neuron: ILIFSettings) -> nn.ModuleList:
-    return nn.ModuleList(
-        [SpikeConv(cin, inner, 3, neuron), SpikeConv(inner, inner, 3, neuron), SpikeConvBias(inner, cout, neuron)]
-    )
+class _Branch(nn.Module):
+    """Two spiking 3x3 convolutions and a spiking 1x1 whose bias starts at `bias`."""
+
+    def __init__(self, cin: int, inner: int, cout: int, neuron: ILIFSettings, bias: float) -> None:
+        super().__init__()
+        self.first = SpikeConv(cin, inner, 3, neuron)
+        self.second = SpikeConv(inner, inner, 3, neuron)
+        self.last = SpikeConvBias(inner, cout, neuron)
+        assert self.last.conv.bias is not None
+        nn.init.constant_(self.last.conv.bias, bias)
+
+    def forward(self, x: Tensor, flow: StateFlow) -> Tensor:
+        return self.last(self.second(self.first(x, flow), flow), flow)
 
 
-def run(blocks: nn.ModuleList, x: Tensor, flow: StateFlow) -> Tensor:
+def run(blocks: Iterable[nn.Module], x: Tensor, flow: StateFlow) -> Tensor:
     """The blocks one after the other."""
     for block in blocks:
         x = block(x, flow)
@@ -184,7 +193,7 @@ def upsample(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
 
 
-def locations(shapes: list[torch.Size], device: torch.device) -> tuple[Tensor, Tensor]:
+def locations(shapes: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Centres (A, 2) in input pixels and strides (A,) of all cells, level by level, row by row."""
     points, strides = [], []
     for (height, width), stride in zip(shapes, STRIDES, strict=True):

@@ -5,7 +5,7 @@ The times are microseconds since 1970. Frames, IMU samples and triggers of the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class _Aedat4Reader(Reader):
         return end
 
 
-def _packets(recording: Aedat4Recording, tally: Tally, skip: int) -> Iterator[NDArray]:
+def _packets(recording: Aedat4Recording, tally: Tally, skip: int) -> Generator[NDArray]:
     """Events of one packet after the other, without the first `skip` events.
 
     The package cannot go on behind a broken packet, such as that of a cut file: what came before is delivered, and

@@ -84,6 +84,8 @@ class CentredNorm(nn.Module):
     def offset(self) -> Tensor:
         """h per channel, (C,), detached."""
         norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
         return norm.bias.detach() - norm.running_mean * scale
 
