@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from spiketrack.errors import RecordingError
 from spiketrack.events import Events
 from spiketrack.recordings import load_labels, open_recording, summarize, windows
 

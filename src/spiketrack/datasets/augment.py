@@ -62,7 +62,7 @@ def crop_around(
     moved = move_boxes(boxes, affine, width, height, 0.0).xyxy
     box = moved[rng.integers(len(moved))] if len(moved) else np.array([0, 0, width, height], np.float32)
     left, top = (
-        int(np.clip(np.floor((low + high) / 2 - rng.random() * side), 0, max(whole - side, 0)))
+        int(np.clip(np.floor((low + high) / 2 - rng.random() * (side - 1)), 0, max(whole - side, 0)))
         for low, high, side, whole in zip(box[:2], box[2:], crop, (width, height), strict=True)
     )
     return affine._replace(shift_x=affine.shift_x - left, shift_y=affine.shift_y - top)

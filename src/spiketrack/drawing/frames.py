@@ -98,7 +98,7 @@ def draw_thumbnail(window: Window, boxes: Boxes, class_names: Sequence[str], sid
 
 
 def contact_sheet(frames: Sequence[Frame], columns: int = 3, gap: int = 6) -> Frame:
-    """Frames tiled row by row into one image, `gap` pixels apart; each tile is as large as the largest frame.
+    """Frames tiled row by row into one image, `gap` pixels apart; every tile is as large as the largest frame.
 
     Raises SettingsError where there is no frame or no column.
     """
@@ -108,9 +108,12 @@ def contact_sheet(frames: Sequence[Frame], columns: int = 3, gap: int = 6) -> Fr
     rows = -(-len(frames) // columns)
     height, width = max(len(frame) for frame in frames), max(frame.shape[1] for frame in frames)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), _GAP, np.uint8)
-    for i, frame in enumerate(frames):
+    for i in range(rows * columns):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top : top + len(frame), left : left + frame.shape[1]] = frame
+        tile = sheet[top : top + height, left : left + width]
+        tile[:] = BACKGROUND
+        if i < len(frames):
+            tile[: len(frames[i]), : frames[i].shape[1]] = frames[i]
     return sheet
 
 

@@ -61,6 +61,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         self._replacement = Replacement(self.path)
         try:
+            open(self._replacement.temporary, "xb").close()  # PyAV opens it with the first frame, too late to complain
             self._container = pyav().open(
                 str(self._replacement.temporary), "w", format="mp4", options={"movflags": "faststart"}
             )
