@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spiketrack.errors import SettingsError
 from spiketrack.events import Events
 
 
@@ -116,8 +117,14 @@ class InputSettings(BaseModel):
         return self.bins * (1 if self.representation == "signed_difference" else 2)
 
     def size(self, sensor_height: int, sensor_width: int) -> tuple[int, int]:
-        """(H, W) of the input for a sensor."""
-        return self.height or sensor_height, self.width or sensor_width
+        """(H, W) of the input for a sensor. Raises SettingsError where it would be larger than the sensor."""
+        height, width = self.height or sensor_height, self.width or sensor_width
+        if height > sensor_height or width > sensor_width:
+            raise SettingsError(
+                f"an input of {width} x {height} pixels is larger than the sensor, which has "
+                f"{sensor_width} x {sensor_height}; counts are only ever reduced, choose a smaller size"
+            )
+        return height, width
 
     @model_validator(mode="after")
     def _window_covers_slice(self) -> Self:
