@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'spiketrack needs CPython 3.11 to 3.13'"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[plot,video,aedat,dev]"
+	$(BIN)/python -m pip install --quiet -e ".[video,aedat,dev]"
 	$(BIN)/python -m pip install --quiet --no-deps "trackeval==1.3.0"
 	touch $@
 

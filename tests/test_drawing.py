@@ -262,10 +262,10 @@ def test_missing_libraries_are_named(tmp_path, monkeypatch):
     require_drawing(video=True)
     monkeypatch.setitem(sys.modules, "av", None)
     require_drawing()
-    with pytest.raises(SettingsError, match=r'pip install "spiketrack\[plot,video\]"'):
+    with pytest.raises(SettingsError, match=r'pip install "spiketrack\[video\]"'):
         VideoWriter(tmp_path / "video.mp4", 20)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(SettingsError, match=r'Pillow.*pip install "spiketrack\[plot,video\]"'):
+    with pytest.raises(SettingsError, match=r'Pillow.*pip install "spiketrack\[video\]"'):
         require_drawing()
 
 

@@ -80,7 +80,8 @@ def run_sequence(
     slice_us = detector.input.slice_us
     anchor, labelled, times = label_steps(sequence.labels, slice_us)
     time_of_step = dict(zip(labelled.tolist(), times.tolist(), strict=True))
-    first = max(0, int(labelled[0]) - warm_up_steps)
+    earliest = int(labelled[0])  # -1 where the first label is earlier than one slice
+    first = min(earliest, max(0, earliest - warm_up_steps))
     start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
     detections, tracks = [], []
     steps = track(detector.detect(sequence.path, start_us=start, end_us=end), ByteTrack(tracking))

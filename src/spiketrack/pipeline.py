@@ -70,13 +70,22 @@ class Detector:
             )
             weights = content["weights"]
         except (KeyError, TypeError, ValidationError) as error:
-            raise CheckpointError(f"{path}: the checkpoint does not describe a detector ({error})") from error
+            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise CheckpointError(f"{path}: the checkpoint does not describe a detector ({reason})") from error
         load_weights(detector.model, weights, Path(path))
+        broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise CheckpointError(
+                f"{path}: {len(broken)} of {len(weights)} tensors are not finite, first {broken[0]}; train again, or "
+                "take an earlier checkpoint"
+            )
         detector.model.to(device).eval()
         return detector
 
     def resized(self, width: int, height: int) -> Detector:
-        """The same network on an input of another size, in pixels."""
+        """The same network on an input of another size, in pixels. Raises SettingsError for a size below 1."""
+        if min(width, height) < 1:
+            raise SettingsError(f"an input of {width} x {height} pixels cannot be; give at least 1 x 1")
         size = InputSettings.model_validate({**self.input.model_dump(), "width": width, "height": height})
         return Detector(self.model, size, self.decoding, self.class_names)
 

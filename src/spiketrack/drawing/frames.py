@@ -55,7 +55,7 @@ BOX_COLOURS: tuple[Colour, ...] = (
 )
 VIEW_SIDE = 640  # pixels; smaller sensors are enlarged until their longer side reaches it
 _INK, _PALE, _GAP = (12, 14, 18), (214, 219, 228), (92, 99, 112)
-INSTALL = 'pip install "spiketrack[plot,video]"'
+INSTALL = 'pip install "spiketrack[video]"'
 
 
 def box_colour(track_id: int) -> Colour:
