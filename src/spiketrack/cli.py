@@ -110,12 +110,19 @@ def compose(
     train_scenes: Annotated[int, typer.Option(help="scenes of digits from Train/")] = 150,
     val_scenes: Annotated[int, typer.Option(help="scenes of other digits from Train/")] = 4,
     test_scenes: Annotated[int, typer.Option(help="scenes of digits from Test/")] = 20,
+    train_objects: Annotated[
+        tuple[int, int] | None, typer.Option(help="fewest and most digits at a time in train scenes; default 5 8")
+    ] = None,
 ) -> None:
     """Compose detection and tracking recordings from real N-MNIST events."""
     from spiketrack.datasets.synthetic import ComposeDatasetSettings, compose_dataset
 
     settings = ComposeDatasetSettings(
-        seed=seed, train_scenes=train_scenes, val_scenes=val_scenes, test_scenes=test_scenes
+        seed=seed,
+        train_scenes=train_scenes,
+        val_scenes=val_scenes,
+        test_scenes=test_scenes,
+        train_objects=train_objects,
     )
     with _progress("composing") as update:
         summary = compose_dataset(nmnist, out, settings, update)

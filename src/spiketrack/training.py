@@ -143,7 +143,8 @@ class Trainer:
                     terms, rate = self._step(batch)
                     self._sums += torch.stack(terms).detach().double().cpu()
                     self.batch, self.step = self.batch + 1, self.step + 1
-                    if stop() or self.step % self.settings.checkpoint_every == 0:
+                    stopping = stop()  # asked once a step: a signal that comes later waits for the next one
+                    if stopping or self.step % self.settings.checkpoint_every == 0:
                         self.save()
                     seconds, done = time.monotonic() - started, self.step - first_step
                     on_step(
@@ -158,7 +159,7 @@ class Trainer:
                             rate,
                         )
                     )
-                    if stop():
+                    if stopping:
                         return False
                 on_epoch(self._end_epoch())
         return True
@@ -175,18 +176,22 @@ class Trainer:
             predictions, _ = self.model(batch.events.to(device).float())
         labels = type(batch.labels)(*(tensor.to(device) for tensor in batch.labels))
         terms = self.loss(predictions, labels, batch.labelled.to(device))
-        if not torch.isfinite(terms.total):
-            raise TrainingError(
-                f"the loss is {float(terms.total.detach())} at epoch {self.epoch + 1}, step {self.step + 1} (samples: "
-                f"{', '.join(batch.names)}); lower training.learning_rate or look at these samples. "
-                f"{self.run_dir / 'last.pt'} holds the state of the last checkpoint"
-            )
+        self._raise_unless_finite("loss", terms.total.detach(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self._raise_unless_finite("norm of the gradient", norm, batch)
         self.optimizer.step()
         update_average(self.average, self.model, settings.ema, self.step)
         return terms, rate
+
+    def _raise_unless_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"the {what} is {float(value)} at epoch {self.epoch + 1}, step {self.step + 1} (samples: "
+                f"{', '.join(batch.names)}); lower training.learning_rate or look at these samples. "
+                f"{self.run_dir / 'last.pt'} holds the state of the last checkpoint"
+            )
 
     def _end_epoch(self) -> EpochRecord:
         loss, box, classes, dfl, positives = (self._sums / max(self.batch, 1)).tolist()
@@ -216,7 +221,7 @@ class Trainer:
     def save(self) -> None:
         """Write `last.pt`: the averaged detector, and all that `resume` needs."""
         run = {
-            "settings": self.settings.model_dump(exclude={"device"}),
+            "settings": self._settings(),
             "batches": self.batches,
             "place": [self.epoch, self.batch, self.step],
             "model": self.model.state_dict(),
@@ -227,6 +232,17 @@ class Trainer:
         }
         save_checkpoint(self.run_dir / "last.pt", {**self.averaged().content(), "run": run})
 
+    def _settings(self) -> dict[str, Any]:
+        """Every setting that the result of the run follows from, under the keys of an experiment file."""
+        described = {key: value for key, value in self.averaged().content().items() if key != "weights"}
+        return {
+            **described,
+            "seed": self.samples.seed,
+            "data": {"augment": self.samples.augment.model_dump()},
+            "training": self.settings.model_dump(exclude={"device"}),
+            "evaluation": self.evaluation.model_dump(),
+        }
+
     def resume(self) -> None:
         """Continue from `last.pt`. Raises CheckpointError where it is of another run."""
         path = self.run_dir / "last.pt"
@@ -234,10 +250,9 @@ class Trainer:
         run: dict[str, Any] | None = content.get("run")
         if run is None:
             raise CheckpointError(f"{path}: holds a network but no training run to resume")
-        settings = self.settings.model_dump(exclude={"device"})
-        differing = [key for key, value in settings.items() if run["settings"].get(key) != value]
+        differing = _differing(run["settings"], self._settings())
         if differing or run["batches"] != self.batches:
-            what = f"settings {', '.join(differing)}" if differing else "training data"
+            what = f"settings ({', '.join(differing)})" if differing else "training data"
             raise CheckpointError(f"{path}: of a run with other {what}; give them back or start a new run")
         load_weights(self.model, run["model"], path)
         load_weights(self.average, content["weights"], path)
@@ -245,6 +260,18 @@ class Trainer:
         self.epoch, self.batch, self.step = run["place"]
         self.best_map, self._sums = run["best_map"], run["sums"]
         self.history = [EpochRecord(**record) for record in run["history"]]
+
+
+def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:
+    """The keys, joined by dots, at which two trees of settings differ."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return [] if found == wanted else [key]
+    keys = [*wanted, *(name for name in found if name not in wanted)]
+    return [
+        where
+        for name in keys
+        for where in _differing(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+    ]
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

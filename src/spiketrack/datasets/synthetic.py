@@ -32,6 +32,7 @@ from spiketrack.simulation import (
     NMNIST_SIDE,
     SHAPE_CLASSES,
     ComposeSettings,
+    CountRange,
     Digit,
     SceneSettings,
     compose_scene,
@@ -72,7 +73,17 @@ class ComposeDatasetSettings(_DatasetSettings):
     val_share: float = Field(
         0.07, gt=0, lt=1, description="share of the Train/ digits of each class that only val scenes use, at least one"
     )
-    scene: ComposeSettings = Field(ComposeSettings(), description="every scene")
+    train_objects: CountRange | None = Field(
+        None, description="fewest and most digits at a time in train scenes; null takes scene.motion.objects"
+    )
+    scene: ComposeSettings = Field(ComposeSettings(), description="every scene, but for train_objects")
+
+    def scene_of(self, split: str) -> ComposeSettings:
+        """The settings of the scenes of a split."""
+        if split != "train" or self.train_objects is None:
+            return self.scene
+        motion = self.scene.motion.model_copy(update={"objects": self.train_objects})
+        return self.scene.model_copy(update={"motion": motion})
 
 
 class SimulateDatasetSettings(_DatasetSettings):
@@ -118,13 +129,14 @@ def compose_dataset(
 
     def scenes(split: str) -> Iterator[Callable[[], Scene]]:
         count, duration_us = settings.scenes(split)
+        scene = settings.scene_of(split)
         deal = _deal(pools[split], np.random.default_rng([settings.seed, _split_seed(split), _DEAL_STREAM]))
         for index in range(count):
             seed = (settings.seed, _split_seed(split), index)
-            wanted = len(plan_scene(settings.scene, duration_us, seed))
+            wanted = len(plan_scene(scene, duration_us, seed))
             hand = [next(deal) for _ in range(max(1, wanted))]
             yield lambda hand=hand, seed=seed: compose_scene(
-                [_load_digit(path, class_id) for class_id, path in hand], settings.scene, duration_us, seed
+                [_load_digit(path, class_id) for class_id, path in hand], scene, duration_us, seed
             )
 
     size = (settings.scene.width, settings.scene.height)

@@ -15,7 +15,7 @@ from spiketrack.simulation.compose import (
     plan_scene,
 )
 from spiketrack.simulation.labels import LabelSettings
-from spiketrack.simulation.motion import Canvas, MotionSettings, Track
+from spiketrack.simulation.motion import Canvas, CountRange, MotionSettings, Track
 from spiketrack.simulation.noise import NoiseSettings, noise_events
 from spiketrack.simulation.scene import SHAPE_CLASSES, SceneSettings, simulate_scene
 from spiketrack.simulation.sensor import PixelArray, PixelSettings
@@ -26,6 +26,7 @@ __all__ = [
     "SHAPE_CLASSES",
     "Canvas",
     "ComposeSettings",
+    "CountRange",
     "Digit",
     "LabelSettings",
     "MotionSettings",

@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from spiketrack.boxes import Boxes
+from spiketrack.datasets.augment import Affine, AugmentSettings, crop_around, draw, move_boxes, move_window
+from spiketrack.events import Events, Window
+
+WIDTH, HEIGHT = 60, 40
+SENSOR = (WIDTH, HEIGHT)
+IDENTITY = Affine(1.0, 0.0, 1.0, 0.0)
+
+
+def window_of(x, y):
+    n = len(x)
+    t = np.arange(n, dtype=np.int64) + 100
+    p = (np.arange(n) % 2).astype(np.uint8)
+    return Window(t, np.array(x, np.uint16), np.array(y, np.uint16), p, WIDTH, HEIGHT, 100, 100 + max(n, 1))
+
+
+def random_window(n=2_000, seed=0):
+    rng = np.random.default_rng(seed)
+    return window_of(rng.integers(0, WIDTH, n), rng.integers(0, HEIGHT, n))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def same(a: Events, b: Events) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in "txyp")
+
+
+def test_the_defaults_change_nothing():
+    window, boxes = random_window(), Boxes.of(120, [[1.5, 2.5, 30.25, 40], [0, 0, 60, 40]], [3, 1], track_id=[7, 9])
+    affine, drop = draw(AugmentSettings(), WIDTH, HEIGHT, rng())
+    assert (affine, drop) == (IDENTITY, 0.0)
+    moved = move_window(window, affine, SENSOR, drop, rng())
+    assert same(moved, window)
+    assert (moved.start_us, moved.end_us, moved.width, moved.height) == (100, 2_100, WIDTH, HEIGHT)
+    kept = move_boxes(boxes, affine, WIDTH, HEIGHT, 0.3)
+    for name in ("t", "xyxy", "class_id", "score", "track_id"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(boxes, name))
+
+
+def test_mirror_image_by_hand():
+    affine, _ = draw(AugmentSettings(flip=1.0), WIDTH, HEIGHT, rng())
+    assert affine == Affine(-1.0, WIDTH, 1.0, 0.0)
+    moved = move_window(window_of([0, 59, 10], [3, 4, 39]), affine, SENSOR, 0.0, rng())
+    assert moved.x.tolist() == [59, 0, 49]
+    assert moved.y.tolist() == [3, 4, 39]
+    assert move_boxes(Boxes.of(0, [[10, 5, 14, 9]], 0), affine, *SENSOR, 0.3).xyxy.tolist() == [[46, 5, 50, 9]]
+    twice = move_window(move_window(random_window(), affine, SENSOR, 0.0, rng()), affine, SENSOR, 0.0, rng())
+    assert same(twice, random_window())
+
+
+def test_zoom_and_shift_by_hand():
+    # x -> 2 x - 10, y -> y / 2 + 3; centre of pixel (10, 9) is (10.5, 9.5) -> (11, 7.75)
+    affine = Affine(2.0, -10.0, 0.5, 3.0)
+    moved = move_window(window_of([10, 4, 35, 34], [9, 0, 0, 0]), affine, SENSOR, 0.0, rng())
+    assert moved.x.tolist() == [11, 59]  # 4 -> -1 and 35 -> 61 are off the sensor
+    assert moved.y.tolist() == [7, 3]
+    assert moved.t.tolist() == [100, 103]
+    assert moved.p.tolist() == [0, 1]
+    # 30 wide, 10 of it left of the sensor: 2/3 stay
+    box = Boxes.of(0, [[0, 10, 15, 20]], 4, [0.5], [8])
+    kept = move_boxes(box, affine, *SENSOR, 0.6)
+    assert kept.xyxy.tolist() == [[0, 8, 20, 13]]
+    assert (kept.class_id[0], kept.score[0], kept.track_id[0]) == (4, 0.5, 8)
+    assert len(move_boxes(box, affine, *SENSOR, 0.7)) == 0
+
+
+def test_a_box_off_the_sensor_is_gone_even_if_nothing_must_be_visible():
+    boxes = Boxes.of(0, [[10, 10, 20, 20], [0, 0, 5, 5]], [0, 1])
+    kept = move_boxes(boxes, Affine(1.0, -30.0, 1.0, 0.0), *SENSOR, 0.0)
+    assert len(kept) == 0
+    assert kept.xyxy.shape == (0, 4)
+
+
+amounts = st.floats(0, 0.9)
+
+
+@st.composite
+def augmentations(draw_):
+    return AugmentSettings(
+        flip=draw_(st.sampled_from([0.0, 0.5, 1.0])),
+        zoom=draw_(amounts),
+        stretch=draw_(amounts),
+        translate=draw_(amounts),
+    )
+
+
+@given(augmentations(), st.integers(0, 2**32), st.integers(0, WIDTH - 1), st.integers(0, HEIGHT - 1), st.data())
+@settings(max_examples=300, deadline=None)
+def test_an_event_and_the_box_around_it_move_together(settings_, seed, x, y, data):
+    margin = [data.draw(st.floats(0.5, 25)) for _ in range(4)]
+    centre = np.array([x, y, x, y]) + 0.5
+    corners = np.clip(centre + np.array([-1, -1, 1, 1]) * margin, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT])
+    affine, _ = draw(settings_, WIDTH, HEIGHT, rng(seed))
+    event = move_window(window_of([x], [y]), affine, SENSOR, 0.0, rng())
+    box = move_boxes(Boxes.of(0, [corners], 0), affine, WIDTH, HEIGHT, 0.0)
+    if len(event):
+        assert len(box) == 1
+        left, top, right, bottom = box.xyxy[0]
+        # an index is the position rounded down, so the centre of its pixel may be half a pixel off
+        assert left - 0.501 <= event.x[0] + 0.5 <= right + 0.501
+        assert top - 0.501 <= event.y[0] + 0.5 <= bottom + 0.501
+        assert 0 <= left < right <= WIDTH
+        assert 0 <= top < bottom <= HEIGHT
+
+
+@given(augmentations(), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_drawn_maps_stay_within_the_settings(settings_, seed):
+    (sx, dx, sy, dy), _ = draw(settings_, WIDTH, HEIGHT, rng(seed))
+    zoom, stretch = np.sqrt(abs(sx) * sy), abs(sx) / sy
+    assert 1 / (1 + settings_.zoom) - 1e-9 <= zoom <= 1 + settings_.zoom + 1e-9
+    assert 1 / (1 + settings_.stretch) - 1e-9 <= stretch <= 1 + settings_.stretch + 1e-9
+    # the centre of the sensor moves by the translation alone
+    assert abs(sx * WIDTH / 2 + dx - WIDTH / 2) <= settings_.translate * WIDTH + 1e-9
+    assert abs(sy * HEIGHT / 2 + dy - HEIGHT / 2) <= settings_.translate * HEIGHT + 1e-9
+
+
+def test_flips_come_as_often_as_asked():
+    flips = [draw(AugmentSettings(flip=0.25), WIDTH, HEIGHT, rng(seed))[0].scale_x < 0 for seed in range(2_000)]
+    assert abs(np.mean(flips) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 2_000)
+
+
+def test_the_share_of_dropped_events():
+    shares = [draw(AugmentSettings(drop=0.4), WIDTH, HEIGHT, rng(seed))[1] for seed in range(200)]
+    assert 0 <= min(shares) < 0.02
+    assert 0.38 < max(shares) <= 0.4
+    window = random_window(20_000)
+    moved = move_window(window, IDENTITY, SENSOR, 0.3, rng())
+    assert abs(len(moved) / 20_000 - 0.7) < 5 * np.sqrt(0.3 * 0.7 / 20_000)
+    at = np.searchsorted(window.t, moved.t)  # each time is there once
+    assert all(np.array_equal(getattr(moved, name), getattr(window, name)[at]) for name in "txyp")
+
+
+def test_the_same_generator_gives_the_same_sample():
+    changing = AugmentSettings(flip=0.5, zoom=0.3, stretch=0.3, translate=0.2, drop=0.5)
+    first, second, other = (draw(changing, WIDTH, HEIGHT, rng(seed)) for seed in (5, 5, 6))
+    assert first == second
+    assert first != other
+    once, again, different = (move_window(random_window(), IDENTITY, SENSOR, 0.5, rng(seed)) for seed in (5, 5, 6))
+    assert same(once, again)
+    assert not same(once, different)
+
+
+def test_nothing_given_is_changed():
+    window, boxes = random_window(), Boxes.of(0, [[1, 2, 30, 35]], 0)
+    move_window(window, Affine(-0.7, 50, 1.2, -3), SENSOR, 0.5, rng())
+    move_boxes(boxes, Affine(-0.7, 50, 1.2, -3), *SENSOR, 0.3)
+    crop_around(IDENTITY, boxes, (20, 20), WIDTH, HEIGHT, rng())
+    assert same(window, random_window())
+    assert boxes.xyxy.tolist() == [[1, 2, 30, 35]]
+
+
+def test_an_empty_window_stays_one():
+    moved = move_window(window_of([], []), Affine(1.3, 2, 1.3, 2), (20, 30), 0.5, rng())
+    assert (len(moved), moved.width, moved.height, moved.start_us, moved.end_us) == (0, 20, 30, 100, 101)
+    assert moved.x.dtype == np.uint16
+
+
+@given(st.integers(0, 2**32), st.integers(0, WIDTH - 4), st.integers(0, HEIGHT - 4), st.floats(1, 40))
+@settings(max_examples=300, deadline=None)
+def test_a_crop_lies_on_the_sensor_and_holds_the_centre_of_a_box(seed, left, top, side):
+    crop = (32, 33)
+    corners = [left, top, min(left + side, WIDTH), min(top + side, HEIGHT)]
+    affine = crop_around(IDENTITY, Boxes.of(0, [corners], 0), crop, WIDTH, HEIGHT, rng(seed))
+    assert (affine.scale_x, affine.scale_y) == (1, 1)
+    assert -(WIDTH - crop[0]) <= affine.shift_x <= 0
+    assert -(HEIGHT - crop[1]) <= affine.shift_y <= 0
+    assert 0 <= (corners[0] + corners[2]) / 2 + affine.shift_x < crop[0]
+    assert 0 <= (corners[1] + corners[3]) / 2 + affine.shift_y < crop[1]
+
+
+def test_a_crop_cuts_events_and_boxes_alike():
+    boxes = Boxes.of(0, [[40, 10, 50, 20]], 0)
+    affine = crop_around(IDENTITY, boxes, (32, 32), WIDTH, HEIGHT, rng(1))
+    window = random_window()
+    cut = move_window(window, affine, (32, 32), 0.0, rng())
+    left, top = -int(affine.shift_x), -int(affine.shift_y)
+    inside = (window.x >= left) & (window.x < left + 32) & (window.y >= top) & (window.y < top + 32)
+    assert cut.t.tolist() == window.t[inside].tolist()
+    assert cut.x.tolist() == (window.x[inside] - left).tolist()
+    assert (cut.width, cut.height) == (32, 32)
+    expected = np.clip(np.array([40 - left, 10 - top, 50 - left, 20 - top]), 0, 32)
+    assert move_boxes(boxes, affine, 32, 32, 0.0).xyxy[0].tolist() == expected.tolist()
+
+
+def test_a_crop_without_boxes_varies_over_the_sensor():
+    shifts = {crop_around(IDENTITY, Boxes.empty(), (32, 32), WIDTH, HEIGHT, rng(seed)) for seed in range(50)}
+    assert len(shifts) > 20
+    assert all(-28 <= affine.shift_x <= 0 and -8 <= affine.shift_y <= 0 for affine in shifts)
+
+
+@pytest.mark.parametrize("wrong", [{"flip": 1.1}, {"zoom": 1.0}, {"drop": 1.0}, {"crop": [0, 32]}, {"flips": 0.5}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        AugmentSettings.model_validate(wrong)

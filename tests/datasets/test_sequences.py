@@ -1,0 +1,250 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
+
+from spiketrack.boxes import Boxes
+from spiketrack.datasets.augment import AugmentSettings
+from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps
+from spiketrack.datasets.sequences import TrainingSamples, pad_labels
+from spiketrack.errors import SettingsError
+from spiketrack.events import Events
+from spiketrack.representations import InputSettings
+
+INPUT = InputSettings(slice_us=SLICE_US)
+PLAIN = AugmentSettings()
+STRONG = AugmentSettings(flip=0.5, zoom=0.3, stretch=0.3, translate=0.2, drop=0.5)
+
+
+@pytest.fixture(scope="module")
+def sequences(squares):
+    return find_sequences(squares, "train", CLASS_NAMES)
+
+
+@pytest.fixture(scope="module")
+def gapped(tmp_path_factory):
+    """Four sequences of four classes; class i has labels at irregular times, its box at x = 10 i."""
+    root, rng, made = tmp_path_factory.mktemp("gapped"), np.random.default_rng(0), []
+    for i in range(4):
+        times = np.sort(rng.choice(np.arange(1, 40), 12, replace=False)) * 10_000 + 1_000 * i
+        labels = Boxes.of(times, np.tile([10 * i, 20, 10 * i + 8, 30], (12, 1)), i, track_id=np.ones(12))
+        t = np.sort(rng.integers(0, 420_000, 500))
+        events = Events.repaired(t, rng.integers(0, 64, 500), rng.integers(0, 64, 500), t % 2, 64, 64)[0]
+        path = write_sequence(root, f"class_{i}", events, labels)
+        made.append(LabelledSequence(f"class_{i}", path, 64, 64, labels, Counter()))
+    return made
+
+
+def samples_of(sequences, input=INPUT, augment=PLAIN, *, steps=3, batch_size=4, seed=0):
+    return TrainingSamples(sequences, input, augment, steps=steps, batch_size=batch_size, seed=seed)
+
+
+def equal(one, other):
+    return (
+        torch.equal(one.events, other.events)
+        and torch.equal(one.labelled, other.labelled)
+        and all(torch.equal(a, b) for a, b in zip(one.labels, other.labels, strict=True))
+        and one.names == other.names
+    )
+
+
+def single(tmp_path, t, x, y, label_times, input, **options):
+    """The samples of one sequence with the given events (all ON) and one label at each time."""
+    events = Events.repaired(np.array(t), np.array(x), np.array(y), np.ones(len(t), int), 64, 64)[0]
+    labels = Boxes.of(label_times, np.tile([8, 16, 24, 48], (len(label_times), 1)), 0, track_id=range(len(label_times)))
+    path = write_sequence(tmp_path, "one", events, labels)
+    return samples_of([LabelledSequence("one", path, 64, 64, labels, Counter())], input, **options)
+
+
+def test_batches_follow_from_seed_and_epoch(sequences):
+    first, again = (list(samples_of(sequences, augment=STRONG, seed=3).epoch(2)) for _ in range(2))
+    assert len(first) == len(again) >= 3
+    assert all(equal(a, b) for a, b in zip(first, again, strict=True))
+    other_epoch = next(samples_of(sequences, augment=STRONG, seed=3).epoch(1))
+    other_seed = next(samples_of(sequences, augment=STRONG, seed=4).epoch(2))
+    assert not equal(first[0], other_epoch)
+    assert not equal(first[0], other_seed)
+
+
+def test_an_epoch_can_be_entered_anywhere(sequences):
+    whole = list(samples_of(sequences, augment=STRONG).epoch(1))
+    samples = samples_of(sequences, augment=STRONG)
+    assert samples.batches_per_epoch(1) == len(whole)
+    for start in (1, len(whole) - 1):
+        rest = list(samples.epoch(1, start))
+        assert len(rest) == len(whole) - start
+        assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+    assert list(samples.epoch(1, len(whole))) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_every_labelled_step_is_seen_exactly_once_an_epoch(gapped, steps):
+    samples = samples_of(gapped, steps=steps)
+    for epoch in range(6):
+        seen = Counter()
+        for sample in samples.samples(epoch):
+            _, labelled, _ = label_steps(gapped[sample.sequence].labels, SLICE_US)
+            inside = labelled[(labelled >= sample.first) & (labelled < sample.first + steps)]
+            assert len(inside) > 0
+            seen.update((sample.sequence, int(step)) for step in inside)
+        expected = {(i, int(step)) for i, s in enumerate(gapped) for step in label_steps(s.labels, SLICE_US)[1]}
+        assert set(seen) == expected
+        assert set(seen.values()) == {1}
+
+
+def test_the_phase_of_the_windows_varies(gapped):
+    samples = samples_of(gapped, steps=3)
+    phases = {sample.first % 3 for epoch in range(20) for sample in samples.samples(epoch) if sample.sequence == 0}
+    assert phases == {0, 1, 2}
+
+
+def test_labels_come_in_the_order_of_the_labelled_steps(gapped):
+    """Time-major, as `features[labelled]` picks predictions; in batch-major order classes would be swapped."""
+    samples = samples_of(gapped, steps=3, batch_size=4)
+    mixed = 0
+    for epoch in range(4):
+        for batch in samples.epoch(epoch):
+            places = torch.nonzero(batch.labelled).tolist()  # (t, b), t first
+            assert len(places) == len(batch.labels.valid)
+            for (t, b), boxes, classes, valid in zip(places, *batch.labels, strict=True):
+                name, _, first = batch.names[b].split()
+                i = int(name[-1])
+                assert classes[valid].tolist() == [i]
+                assert boxes[valid].tolist() == [[10 * i, 20, 10 * i + 8, 30]]
+                assert int(first) + t in label_steps(gapped[i].labels, SLICE_US)[1]
+            by_sample = sorted(places, key=lambda place: (place[1], place[0]))
+            classes = [int(batch.names[b][6]) for _, b in places]
+            mixed += classes != [int(batch.names[b][6]) for _, b in by_sample]
+    assert mixed > 5, "the batches must be able to tell the two orders apart"
+
+
+def test_unlabelled_steps_are_marked(gapped):
+    samples = samples_of(gapped, steps=4, batch_size=1)
+    unlabelled = 0
+    for sample, batch in zip(samples.samples(0), samples.epoch(0), strict=True):
+        _, labelled, _ = label_steps(gapped[sample.sequence].labels, SLICE_US)
+        expected = [step in labelled for step in range(sample.first, sample.first + 4)]
+        assert batch.labelled[:, 0].tolist() == expected
+        unlabelled += 4 - sum(expected)
+    assert unlabelled > 10
+
+
+def test_a_sample_by_hand(tmp_path):
+    # slices of 100 us that end at 100, 200, 300; the label at 300 is that of step 2
+    t, x, y = [99, 100, 199, 200, 201, 299, 300], [1, 2, 3, 4, 5, 6, 7], [11, 12, 13, 14, 15, 16, 17]
+    samples = single(tmp_path, t, x, y, [100, 300], InputSettings(slice_us=100), steps=3, batch_size=1)
+    batch = next(batch for epoch in range(20) for batch in samples.epoch(epoch) if batch.names == ["one step 0"])
+    assert batch.events.shape == (3, 1, 2, 64, 64)
+    assert batch.events.dtype == torch.uint8
+    # (t, b, c, y, x); channel 1 is ON
+    assert torch.nonzero(batch.events).tolist() == [
+        [0, 0, 1, 11, 1],
+        [1, 0, 1, 12, 2],
+        [1, 0, 1, 13, 3],
+        [2, 0, 1, 14, 4],
+        [2, 0, 1, 15, 5],
+        [2, 0, 1, 16, 6],
+    ]
+    assert batch.labelled[:, 0].tolist() == [True, False, True]
+    assert batch.labels.boxes.tolist() == [[[8, 16, 24, 48]]] * 2
+
+
+def test_a_sample_may_begin_before_the_recording(tmp_path):
+    samples = single(tmp_path, [5, 30], [1, 2], [3, 4], [40], InputSettings(slice_us=100), steps=4, batch_size=1)
+    for epoch in range(8):
+        (batch,) = samples.epoch(epoch)
+        first = int(batch.names[0].split()[-1])
+        assert first <= -1  # the only labelled step ends at 40
+        assert torch.nonzero(batch.labelled).tolist() == [[-1 - first, 0]]
+        # both events lie in [-60, 40), the step of the label
+        assert batch.events[-1 - first].sum() == batch.events.sum() == 2
+
+
+def test_a_window_longer_than_a_slice_sees_earlier_events(tmp_path):
+    t, x, y = [50, 250], [10, 20], [10, 20]
+    overlapping = InputSettings(slice_us=100, window_us=300)
+    samples = single(tmp_path, t, x, y, [300], overlapping, steps=1, batch_size=1)
+    (batch,) = samples.epoch(0)
+    assert torch.nonzero(batch.events).tolist() == [[0, 0, 1, 10, 10], [0, 0, 1, 20, 20]]
+    samples = single(tmp_path, t, x, y, [300], overlapping.model_copy(update={"window_us": 100}), steps=1, batch_size=1)
+    (batch,) = samples.epoch(0)
+    assert torch.nonzero(batch.events).tolist() == [[0, 0, 1, 20, 20]]
+    # two steps: the event at 50 is seen by both, that at 250 by the second only
+    samples = single(tmp_path, t, x, y, [200, 300], overlapping, steps=2, batch_size=1)
+    batch = next(batch for epoch in range(20) for batch in samples.epoch(epoch) if batch.names == ["one step 1"])
+    assert batch.events[:, 0].sum(dim=(1, 2, 3)).tolist() == [1, 2]
+
+
+def test_scaling_to_a_smaller_input(tmp_path):
+    smaller = InputSettings(slice_us=100, height=32, width=48)
+    samples = single(tmp_path, [10, 11], [63, 8], [63, 32], [100], smaller, steps=1, batch_size=1)
+    (batch,) = samples.epoch(0)
+    assert batch.events.shape == (1, 1, 2, 32, 48)
+    # x -> 48/64 x, y -> 32/64 y
+    assert torch.nonzero(batch.events)[:, 3:].tolist() == [[16, 6], [31, 47]]
+    assert batch.labels.boxes.tolist() == [[[6, 8, 18, 24]]]
+
+
+def test_signed_bins(tmp_path):
+    signed = InputSettings(slice_us=100, representation="signed_difference", bins=2)
+    samples = single(tmp_path, [10, 11, 60], [1, 1, 2], [5, 5, 6], [100], signed, steps=1, batch_size=1)
+    (batch,) = samples.epoch(0)
+    assert (batch.events.shape, batch.events.dtype) == ((1, 1, 2, 64, 64), torch.int8)
+    assert batch.events[0, 0, 0, 5, 1] == 2
+    assert batch.events[0, 0, 1, 6, 2] == 1
+
+
+def test_a_label_moved_off_the_sensor_leaves_a_labelled_step_without_boxes(tmp_path):
+    far = AugmentSettings(translate=1.0, least_visible=1.0)
+    samples = single(tmp_path, [10], [5], [5], [100], InputSettings(slice_us=100), augment=far, steps=1, batch_size=1)
+    batches = [batch for epoch in range(10) for batch in samples.epoch(epoch)]
+    empty = [batch for batch in batches if batch.labels.boxes.shape[1] == 0]
+    assert len(empty) > 3
+    assert all(batch.labelled.all() for batch in empty)
+
+
+def other_sensor(sequences, width, height):
+    first = sequences[0]
+    return [*sequences, LabelledSequence("wide", first.path, width, height, first.labels, Counter())]
+
+
+def test_sensors_of_different_size_need_a_common_input(sequences):
+    mixed = other_sensor(sequences, 96, 80)
+    with pytest.raises(SettingsError, match=r"\(64, 64\), \(80, 96\).*set input.height and input.width"):
+        samples_of(mixed)
+    samples_of(mixed, INPUT.model_copy(update={"width": 64, "height": 64}))
+    samples_of(mixed, augment=AugmentSettings(crop=(64, 64)))
+
+
+def test_an_input_larger_than_the_sensor_is_refused(sequences):
+    with pytest.raises(SettingsError, match=r"96 x 64.*64 x 64"):
+        samples_of(sequences, INPUT.model_copy(update={"width": 96}))
+
+
+def test_crops_must_fit(sequences):
+    with pytest.raises(SettingsError, match=r"crop is 80 x 64; .* 32 .. 64 by 32 .. 64"):
+        samples_of(sequences, augment=AugmentSettings(crop=(80, 64)))
+    with pytest.raises(SettingsError, match=r"crop is 31 x 64"):
+        samples_of(sequences, augment=AugmentSettings(crop=(31, 64)))
+    with pytest.raises(SettingsError, match=r"needs input.width and input.height to be null"):
+        samples_of(sequences, INPUT.model_copy(update={"width": 32}), AugmentSettings(crop=(32, 32)))
+
+
+def test_a_crop_sets_the_size_of_the_input(sequences):
+    batch = next(samples_of(sequences, augment=AugmentSettings(crop=(40, 32))).epoch(0))
+    assert batch.events.shape[3:] == (32, 40)
+    boxes = batch.labels.boxes[batch.labels.valid]
+    assert len(boxes)
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([40, 32, 40, 32])).all()
+
+
+def test_padding_by_hand():
+    first, second = Boxes.of(0, [[1, 2, 3, 4], [5, 6, 7, 8]], [2, 0]), Boxes.empty()
+    boxes, classes, valid = pad_labels([first, second])
+    assert boxes.tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[0] * 4] * 2]
+    assert classes.tolist() == [[2, 0], [0, 0]]
+    assert valid.tolist() == [[True, True], [False, False]]
+    assert pad_labels([]).boxes.shape == (0, 0, 4)

@@ -1,0 +1,379 @@
+"""Training: what a run computes, and that stopping, dying and going on do not change it.
+
+A golden list holds the first losses of a tiny run; a change that is not about computation must reproduce it.
+"""
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from moving_squares import CLASS_NAMES, SLICE_US
+
+from spiketrack.datasets.augment import AugmentSettings
+from spiketrack.datasets.etram import find_sequences
+from spiketrack.datasets.sequences import TrainingSamples
+from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
+from spiketrack.detector.decode import DecodeSettings
+from spiketrack.detector.spikeyolo import ModelSettings
+from spiketrack.errors import CheckpointError, TrainingError
+from spiketrack.evaluation import EvaluationSettings
+from spiketrack.pipeline import Detector
+from spiketrack.representations import InputSettings
+from spiketrack.training import Trainer, TrainingSettings, learning_rate, make_optimizer, stop_requested, update_average
+
+STRONG = AugmentSettings(flip=0.5, zoom=0.2, translate=0.1, drop=0.2)
+
+
+def make_trainer(root, run_dir, *, seed=0, augment=STRONG, input=None, sequences=slice(None), **settings):
+    """Two epochs of five steps; each step has four samples of two time steps."""
+    torch.manual_seed(seed)
+    input = input or InputSettings(slice_us=SLICE_US)
+    training = TrainingSettings.model_validate(
+        {"epochs": 2, "batch_size": 4, "steps": 2, "checkpoint_every": 2, "validate_every": 2, **settings}
+    )
+    samples = TrainingSamples(
+        find_sequences(root, "train", CLASS_NAMES)[sequences],
+        input,
+        augment,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        seed=seed,
+    )
+    detector = Detector.build(ModelSettings(), input, DecodeSettings(), CLASS_NAMES)
+    validation = find_sequences(root, "val", CLASS_NAMES)
+    return Trainer(detector, samples, validation, training, EvaluationSettings(warm_up_steps=2), Path(run_dir))
+
+
+def losses_of(trainer):
+    losses = []
+    assert trainer.run(lambda progress: losses.append(progress.loss))
+    return losses
+
+
+@pytest.fixture(scope="module")
+def whole(squares, tmp_path_factory):
+    """An uninterrupted run: the trainer after it, and its losses."""
+    trainer = make_trainer(squares, tmp_path_factory.mktemp("whole"))
+    return trainer, losses_of(trainer)
+
+
+def assert_same(one, other, place=""):
+    """Equal to the bit, through all containers."""
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{place}[{i}]")
+    else:
+        assert one == other, place
+
+
+def assert_same_run(run_dir, whole_dir):
+    assert_same(load_checkpoint(run_dir / "last.pt"), load_checkpoint(whole_dir / "last.pt"))
+    assert_same(load_checkpoint(run_dir / "best.pt"), load_checkpoint(whole_dir / "best.pt"))
+    assert (run_dir / "history.json").read_text() == (whole_dir / "history.json").read_text()
+
+
+GOLDEN = [0.0] * 6
+
+
+def test_golden_losses(whole):
+    _, losses = whole
+    assert losses[:6] == pytest.approx(GOLDEN, rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_run(squares, whole, tmp_path):
+    trainer, losses = whole
+    again = make_trainer(squares, tmp_path)
+    assert losses_of(again) == losses
+    assert_same_run(tmp_path, trainer.run_dir)
+    other = make_trainer(squares, tmp_path / "other", seed=1, epochs=1)
+    assert losses_of(other)[0] != losses[0]
+
+
+def test_what_a_run_leaves(whole):
+    trainer, losses = whole
+    assert sorted(path.name for path in trainer.run_dir.iterdir()) == ["best.pt", "history.json", "last.pt"]
+    first, last = history = json.loads((trainer.run_dir / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2]
+    steps = trainer.batches
+    assert sum(steps) == len(losses) == trainer.total_steps
+    assert first["loss"] == pytest.approx(sum(losses[: steps[0]]) / steps[0])
+    assert last["loss"] == pytest.approx(sum(losses[steps[0] :]) / steps[1])
+    for record in history:
+        assert record["loss"] == pytest.approx(record["box"] + record["classes"] + record["dfl"], rel=1e-5)
+    assert (first["val_map"], first["val_ap50"]) == (None, None)
+    assert last["val_map"] == trainer.best_map
+    # the last rate is that of the last step
+    assert last["learning_rate"] == learning_rate(trainer.settings, len(losses) - 1, len(losses))
+
+
+def test_checkpoints_hold_the_averaged_network(whole):
+    trainer, _ = whole
+    average = trainer.average.state_dict()
+    for name in ("last.pt", "best.pt"):
+        loaded = Detector.load(trainer.run_dir / name)
+        assert_same(dict(loaded.model.state_dict()), dict(average))
+    assert not torch.equal(average["stem.conv.weight"], trainer.model.state_dict()["stem.conv.weight"])
+
+
+def test_progress_tells_the_place_in_the_run(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path)
+    places = []
+    trainer.run(lambda p: places.append((p.epoch, p.step, p.total_steps, p.steps_done, p.seconds_left >= 0)))
+    total, first = trainer.total_steps, trainer.batches[0]
+    assert places == [(1 if step <= first else 2, step, total, step, True) for step in range(1, total + 1)]
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_training import make_trainer
+
+root, run_dir, name, at_step, checkpoint_every = sys.argv[2:]
+trainer = make_trainer(Path(root), Path(run_dir), checkpoint_every=int(checkpoint_every))
+
+def on_step(progress):
+    if progress.step == int(at_step):
+        os.kill(os.getpid(), getattr(signal, name))
+
+finished = trainer.run(on_step)
+print(finished, trainer.step)
+"""
+
+
+def interrupt(squares, run_dir, name, at_step, checkpoint_every):
+    """Run in a process of its own that gets a signal after a step."""
+    arguments = [Path(__file__).parent, squares, run_dir, name, at_step, checkpoint_every]
+    command = [sys.executable, "-c", INTERRUPTED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def finish(squares, run_dir, **settings):
+    trainer = make_trainer(squares, run_dir, **settings)
+    trainer.resume()
+    place = trainer.step
+    assert trainer.run()
+    return place
+
+
+def test_a_run_asked_to_stop_goes_on_to_the_same_result(squares, whole, tmp_path):
+    # the checkpoint that the stop writes is the only one
+    result = interrupt(squares, tmp_path, "SIGTERM", 3, 1_000)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "False 4\n"  # the signal came while step 4 was next, and that one was finished
+    # settings must be those of the run, so the reference differs from `whole` in checkpoint_every only
+    assert finish(squares, tmp_path, checkpoint_every=1_000) == 4
+    resumed, uninterrupted = load_checkpoint(tmp_path / "last.pt"), load_checkpoint(whole[0].run_dir / "last.pt")
+    assert resumed["run"]["settings"]["training"].pop("checkpoint_every") == 1_000
+    assert uninterrupted["run"]["settings"]["training"].pop("checkpoint_every") == 2
+    assert_same(resumed, uninterrupted)
+    assert (tmp_path / "history.json").read_text() == (whole[0].run_dir / "history.json").read_text()
+
+
+def test_a_killed_run_goes_on_to_the_same_result(squares, whole, tmp_path):
+    # killed in the second epoch, after step 7: the last checkpoint is that of step 6
+    result = interrupt(squares, tmp_path, "SIGKILL", 7, 2)
+    assert result.returncode == -signal.SIGKILL
+    assert finish(squares, tmp_path) == 6
+    assert_same_run(tmp_path, whole[0].run_dir)
+
+
+def test_a_finished_run_resumes_to_its_end(squares, whole, tmp_path):
+    trainer = make_trainer(squares, whole[0].run_dir)
+    trainer.resume()
+    before = (whole[0].run_dir / "last.pt").read_bytes()
+    assert losses_of(trainer) == []
+    assert trainer.history == whole[0].history
+    assert (whole[0].run_dir / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 1e-3}, r"training.learning_rate\)"),
+        ({"loss": {"box_gain": 5.0}, "ema": 0.9}, r"training.ema, training.loss.box_gain\)"),
+        ({"seed": 1}, r"\(seed\)"),
+        ({"augment": STRONG.model_copy(update={"zoom": 0.1})}, r"data.augment.zoom\)"),
+        ({"input": InputSettings(slice_us=SLICE_US, limit=5)}, r"input.limit\)"),
+        ({"sequences": slice(0, 2)}, "other training data"),
+    ],
+)
+def test_another_run_is_not_resumed(squares, whole, change, named):
+    trainer = make_trainer(squares, whole[0].run_dir, **change)
+    with pytest.raises(CheckpointError, match=rf"last.pt: of a run with other .*{named}"):
+        trainer.resume()
+    assert trainer.step == 0
+
+
+def test_only_the_device_may_change(squares, whole):
+    trainer = make_trainer(squares, whole[0].run_dir)
+    trainer.settings = trainer.settings.model_copy(update={"device": "cpu:0"})
+    trainer.resume()
+    assert trainer.step == trainer.total_steps
+
+
+def test_a_network_without_a_run_is_not_resumed(squares, whole, tmp_path):
+    trainer = make_trainer(squares, tmp_path)
+    save_checkpoint(tmp_path / "last.pt", whole[0].averaged().content())
+    with pytest.raises(CheckpointError, match=r"last.pt: holds a network but no training run to resume"):
+        trainer.resume()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path)
+
+    def poison(progress):
+        if progress.step == 3:
+            with torch.no_grad():
+                trainer.model.head.box[0].last.conv.bias.fill_(torch.inf)
+
+    names = next(trainer.samples.epoch(0, 3)).names
+    with pytest.raises(TrainingError) as caught:
+        trainer.run(poison)
+    assert "the loss is nan at epoch 1, step 4" in str(caught.value)
+    assert all(name in str(caught.value) for name in names)
+    # the checkpoint of step 2 is whole
+    Detector.load(tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt")["run"]["place"] == [0, 2, 2]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, checkpoint_every=1)
+    weight = trainer.model.stem.conv.weight
+    weight.register_hook(lambda gradient: gradient * torch.nan if trainer.step == 2 else gradient)
+    with pytest.raises(TrainingError, match=r"norm of the gradient is nan at epoch 1, step 3 \(samples: train_"):
+        trainer.run()
+    assert torch.isfinite(weight).all()
+    assert load_checkpoint(tmp_path / "last.pt")["run"]["place"] == [0, 2, 2]
+
+
+def test_a_full_disk_costs_no_checkpoint(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(progress):
+        if progress.step == 3:  # the kernel refuses longer files from here on; Python ignores the signal
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    try:
+        with pytest.raises(CheckpointError, match=r"last.pt: the checkpoint cannot be written .* is unharmed"):
+            trainer.run(fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    resumed = make_trainer(squares, tmp_path)
+    resumed.resume()
+    assert resumed.step == 2
+
+
+def test_a_small_problem_is_learnt(squares, tmp_path):
+    """Two sequences, no augmentation, 40 steps."""
+    trainer = make_trainer(
+        squares, tmp_path, augment=AugmentSettings(), sequences=slice(0, 2), epochs=10, batch_size=2, validate_every=10,
+        checkpoint_every=1_000, learning_rate=3e-3, ema=0.9,
+    )  # fmt: skip
+    losses = losses_of(trainer)
+    first, last = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
+    assert last < 0.5 * first
+
+
+def test_bfloat16_stays_near_float32(squares, whole, tmp_path):
+    trainer = make_trainer(squares, tmp_path, precision="bfloat16", epochs=1)
+    first = losses_of(trainer)[0]
+    assert first == pytest.approx(whole[1][0], rel=0.05)
+    assert trainer.model.stem.conv.weight.dtype == torch.float32
+
+
+def test_learning_rate_by_hand():
+    settings = TrainingSettings(learning_rate=0.1, final_rate=0.02, warm_up=0.1)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    # ten steps up: (step + 1) / 10
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    # then 0.1 (0.02 + 0.98 (1 + cos(pi s)) / 2) with s = (step - 10) / 90
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[40] == pytest.approx(0.1 * (0.02 + 0.98 * 0.75))  # cos(60 deg) = 1/2
+    assert rates[55] == pytest.approx(0.1 * (0.02 + 0.98 * 0.5))
+    assert rates[70] == pytest.approx(0.1 * (0.02 + 0.98 * 0.25))
+    assert rates[99] == pytest.approx(0.1 * (0.02 + 0.98 * (1 + math.cos(math.pi * 89 / 90)) / 2))
+    assert learning_rate(settings, 0, 1) == pytest.approx(0.1)
+    assert learning_rate(TrainingSettings(learning_rate=0.1, warm_up=0), 0, 5) == pytest.approx(0.1)
+
+
+def test_update_average_by_hand():
+    def module(value):
+        norm = torch.nn.BatchNorm1d(1)
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.constant_(tensor, value)
+        return norm
+
+    average, model = module(1.0), module(2.0)
+    update_average(average, model, 0.9, 0)  # decay 1/10: 0.1 * 1 + 0.9 * 2
+    assert average.weight.item() == pytest.approx(1.9)
+    assert average.running_mean.item() == pytest.approx(1.9)
+    update_average(average, model, 0.9, 2)  # decay 3/12: 0.25 * 1.9 + 0.75 * 2
+    assert average.running_var.item() == pytest.approx(1.975)
+    update_average(average, module(0.0), 0.9, 10**6)  # decay 0.9
+    assert average.bias.item() == pytest.approx(0.9 * 1.975)
+    assert model.weight.item() == 2
+    assert average.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_only_convolution_weights_decay(optimizer):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    settings = TrainingSettings(optimizer=optimizer, weight_decay=0.05, momentum=0.8)
+    made = make_optimizer(model, settings)
+    decayed, plain = made.param_groups
+    assert [p.shape for p in decayed["params"]] == [(2, 1, 3, 3)]
+    assert len(plain["params"]) == 3
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0)
+    if optimizer == "sgd":
+        assert (decayed["momentum"], decayed["nesterov"]) == (0.8, True)
+    else:
+        assert decayed["betas"] == (0.8, 0.999)
+
+
+def test_sgd_learns_too(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, optimizer="sgd", learning_rate=1e-2, epochs=2, augment=AugmentSettings())
+    losses = losses_of(trainer)
+    assert losses[-1] < losses[0]
+
+
+def test_signals_are_remembered_once_and_handed_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requested() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_nothing_is_asked():
+    answers = []
+
+    def work():
+        with stop_requested() as stop:
+            answers.append(stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]
