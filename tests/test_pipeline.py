@@ -72,7 +72,11 @@ def test_steps_are_slices_and_boxes_stand_at_their_ends(detector, recording):
 
 def test_start_and_end(detector, recording):
     steps = list(detector.detect(recording, start_us=40_000, end_us=119_999))
-    assert [(s.window.start_us, s.window.end_us) for s in steps] == [(40_000, 60_000), (60_000, 80_000), (80_000, 100_000)]
+    assert [(s.window.start_us, s.window.end_us) for s in steps] == [
+        (40_000, 60_000),
+        (60_000, 80_000),
+        (80_000, 100_000),
+    ]
     # steps are there where the recording has no events, before it and after it
     steps = list(detector.detect(recording, start_us=-20_000, end_us=240_000))
     assert [len(step.window) > 0 for step in steps] == [False] + 8 * [True] + 4 * [False]
@@ -108,7 +112,7 @@ def test_an_input_that_does_not_fit_is_refused(detector, recording, tmp_path):
         next(detector.detect(path))
     with pytest.raises(SettingsError, match=r"an input of 80 x 64 pixels is larger than the sensor, which has 64 x 64"):
         next(detector.resized(80, 64).detect(recording))
-    with pytest.raises(RecordingError, match="absent.raw: cannot be opened"):
+    with pytest.raises(RecordingError, match=r"absent\.raw: cannot be opened"):
         next(detector.detect(tmp_path / "absent.raw"))
 
 

@@ -133,7 +133,7 @@ def test_a_class_beyond_the_list_names_the_file(folder):
 def test_a_broken_recording_is_named(folder):
     path = add(folder / "HDF5" / "train", "cut")
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(RecordingError, match="cut_td.h5"):
+    with pytest.raises(RecordingError, match=r"cut_td\.h5"):
         find_sequences(folder, "train", CLASS_NAMES)
 
 

@@ -49,7 +49,10 @@ class ComposeSettings(BaseModel):
     scale: Annotated[tuple[Magnification, Magnification], AfterValidator(ordered)] = Field(
         (1.0, 1.0), description="range of the digits' magnification (nearest pixel; 1 keeps every event as it was)"
     )
-    motion: MotionSettings = Field(MotionSettings(), description="how many digits there are and how they move")
+    motion: MotionSettings = Field(
+        MotionSettings(speed_px_s=(15.0, 80.0), life_s=(2.0, 6.0)),
+        description="how many digits there are and how they move",
+    )
     labels: LabelSettings = Field(LabelSettings(), description="when labels are written and for which digits")
     noise: NoiseSettings = Field(NoiseSettings(), description="background events")
 

@@ -8,9 +8,9 @@ block list (facts only).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiketrack.spiking.depthwise import depthwise_conv
 from spiketrack.spiking.neurons import ILIF, ILIFSettings, StateFlow
 
 NORM_EPS = 1e-3
@@ -23,18 +23,22 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class SpikeConv(nn.Module):
-    """I-LIF -> convolution -> batch norm."""
+    """I-LIF -> convolution, dense or depthwise -> batch norm."""
 
     def __init__(
-        self, cin: int, cout: int, kernel: int, neuron: ILIFSettings, stride: int = 1, groups: int = 1
+        self, cin: int, cout: int, kernel: int, neuron: ILIFSettings, stride: int = 1, depthwise: bool = False
     ) -> None:
         super().__init__()
         self.neuron = ILIF(neuron)
+        groups = cin if depthwise else 1
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = batch_norm(cout)
 
     def forward(self, x: Tensor, flow: StateFlow) -> Tensor:
-        return self.norm(self.conv(self.neuron(x, flow)))
+        spikes = self.neuron(x, flow)
+        if self.conv.groups > 1:
+            return self.norm(depthwise_conv(spikes, self.conv.weight))
+        return self.norm(self.conv(spikes))
 
 
 class SpikeConvBias(nn.Module):
@@ -108,8 +112,7 @@ class RepConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, offset = self.centred(self.first(x))
-        depthwise = self.depthwise
-        y = F.conv2d(y, depthwise.weight, _constant_bias(depthwise, offset), padding=1, groups=depthwise.groups)
+        y = depthwise_conv(y, self.depthwise.weight, _constant_bias(self.depthwise, offset))
         return self.norm(self.second(y))
 
 
@@ -124,9 +127,8 @@ class SepRepConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, offset = self.centred(x)
-        y, depthwise = self.pointwise(y), self.depthwise
-        bias = _constant_bias(depthwise, self.pointwise.weight[:, :, 0, 0] @ offset)
-        return F.conv2d(y, depthwise.weight, bias, padding=1, groups=depthwise.groups)
+        bias = _constant_bias(self.depthwise, self.pointwise.weight[:, :, 0, 0] @ offset)
+        return depthwise_conv(self.pointwise(y), self.depthwise.weight, bias)
 
 
 class SepConv(nn.Module):
@@ -136,7 +138,7 @@ class SepConv(nn.Module):
         super().__init__()
         inner = 2 * channels
         self.expand = SpikeConv(channels, inner, 1, neuron)
-        self.depthwise = SpikeConv(inner, inner, kernel, neuron, groups=inner)
+        self.depthwise = SpikeConv(inner, inner, kernel, neuron, depthwise=True)
         self.neuron = ILIF(neuron)
         self.contract = SepRepConv(inner, channels)
         self.norm = batch_norm(channels)

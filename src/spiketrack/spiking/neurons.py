@@ -61,6 +61,7 @@ class _ILIF(torch.autograd.Function):
             torch.clamp(membrane, 0, levels, out=spikes[t]).round_()
             rest = membrane - spikes[t]
         ctx.save_for_backward(membranes)
+        ctx.set_materialize_grads(False)  # the last state is rarely used: no zeros, in a foreign layout, for it
         ctx.constants = levels, decay, gain, state is not None
         return spikes, rest
 
@@ -70,13 +71,16 @@ class _ILIF(torch.autograd.Function):
         grad_spikes, grad_rest = grads
         (membranes,) = ctx.saved_tensors
         levels, decay, gain, had_state = ctx.constants
+        if grad_spikes is None:
+            grad_spikes = torch.zeros_like(membranes)
         # hardtanh's window is open; widened by less than any float step around 0 and D it is the closed one
         low, high = -torch.finfo(membranes.dtype).tiny, levels * (1 + torch.finfo(membranes.dtype).eps)
         grad_x = torch.ops.aten.hardtanh_backward(grad_spikes, membranes, low, high)
-        grad_membrane = grad_x[-1].add_(grad_rest)
+        if grad_rest is not None:
+            grad_x[-1].add_(grad_rest)
         for t in range(grad_x.shape[0] - 2, -1, -1):
-            grad_membrane = grad_x[t].add_(grad_membrane, alpha=decay)
-        grad_state = grad_membrane * decay if had_state else None
+            grad_x[t].add_(grad_x[t + 1], alpha=decay)
+        grad_state = grad_x[0] * decay if had_state else None
         if gain != 1:
             grad_x *= gain
         return grad_x, grad_state, None, None, None
