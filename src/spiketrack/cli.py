@@ -94,9 +94,10 @@ def simulate(
     """Simulate a data set of moving shapes through an event pixel model (needs no data)."""
     from spiketrack.datasets.synthetic import SimulateDatasetSettings, simulate_dataset
 
-    settings = SimulateDatasetSettings(
-        seed=seed, train_scenes=train_scenes, val_scenes=val_scenes, test_scenes=test_scenes
-    )
+    with _options_as_settings():
+        settings = SimulateDatasetSettings(
+            seed=seed, train_scenes=train_scenes, val_scenes=val_scenes, test_scenes=test_scenes
+        )
     with _progress("simulating") as update:
         summary = simulate_dataset(out, settings, update)
     _print_dataset(out, summary)
@@ -117,13 +118,14 @@ def compose(
     """Compose detection and tracking recordings from real N-MNIST events."""
     from spiketrack.datasets.synthetic import ComposeDatasetSettings, compose_dataset
 
-    settings = ComposeDatasetSettings(
-        seed=seed,
-        train_scenes=train_scenes,
-        val_scenes=val_scenes,
-        test_scenes=test_scenes,
-        train_objects=train_objects,
-    )
+    with _options_as_settings():
+        settings = ComposeDatasetSettings(
+            seed=seed,
+            train_scenes=train_scenes,
+            val_scenes=val_scenes,
+            test_scenes=test_scenes,
+            train_objects=train_objects,
+        )
     with _progress("composing") as update:
         summary = compose_dataset(nmnist, out, settings, update)
     _print_dataset(out, summary)
@@ -173,8 +175,11 @@ def train(
     trainer = trainer_of(experiment, run_dir)
     if resume:
         trainer.resume()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "experiment.yaml").write_text(dump_experiment(experiment), encoding="utf-8")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "experiment.yaml").write_text(dump_experiment(experiment), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{run_dir}: the folder of the run cannot be written ({error.strerror})") from error
     with _training_progress() as (on_step, on_epoch):
         finished = trainer.run(on_step, on_epoch)
     if not finished:
@@ -264,6 +269,18 @@ def track(
         )
     for name, value in facts.items():
         print(f"{name:<10}{value}")
+
+
+@contextmanager
+def _options_as_settings() -> Generator[None]:
+    """Options that become settings of the same name; one out of range raises SettingsError naming it."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        faults = [f"--{str(f['loc'][0]).replace('_', '-')}: {f['msg']}, got {f['input']!r}" for f in error.errors()]
+        raise SettingsError("; ".join(faults)) from error
 
 
 def _parse_size(size: str) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: not a readable YAML file ({error})") from error
+        raise SettingsError(f"{path}: not a readable YAML file ({_one_line(error)})") from error
     if not isinstance(tree, dict):
         raise SettingsError(f"{path}: expected keys such as `name:` and `data:`, got {type(tree).__name__}")
     for override in overrides or []:
@@ -140,7 +140,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"--set {override}: the value is not YAML ({error})") from error
+        raise SettingsError(f"--set {override}: the value is not YAML ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _fault(fault: Any) -> str:

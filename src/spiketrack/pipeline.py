@@ -59,7 +59,10 @@ class Detector:
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Detector:
-        """Rebuild the detector of a checkpoint, ready to infer. Raises CheckpointError for anything else."""
+        """Rebuild the detector of a checkpoint, ready to infer.
+
+        Raises CheckpointError for anything else, SettingsError for a device that is not there.
+        """
         content = load_checkpoint(Path(path))
         try:
             detector = cls.build(
@@ -79,7 +82,7 @@ class Detector:
                 f"{path}: {len(broken)} of {len(weights)} tensors are not finite, first {broken[0]}; train again, or "
                 "take an earlier checkpoint"
             )
-        detector.model.to(device).eval()
+        detector.model.to(usable_device(device)).eval()
         return detector
 
     def resized(self, width: int, height: int) -> Detector:
@@ -144,6 +147,15 @@ class Detector:
         return windows(
             recording, self.input.seen_us, stride_us=self.input.slice_us, start_us=start_us - earlier, end_us=end_us
         )
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name. Raises SettingsError where torch does not know it or has none."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise SettingsError(f"device {name!r} cannot be used ({reason}); expected cpu, cuda or cuda:N") from error
 
 
 def track(steps: Iterable[Step], tracker: ByteTrack) -> Iterator[TrackedStep]:

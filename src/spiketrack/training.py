@@ -33,7 +33,7 @@ from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_c
 from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
 from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings, evaluate
-from spiketrack.pipeline import Detector
+from spiketrack.pipeline import Detector, usable_device
 from spiketrack.spiking.allocation import keep_freed_memory
 from spiketrack.tracking import ByteTrackSettings
 
@@ -111,7 +111,7 @@ class Trainer:
     ) -> None:
         self.detector, self.samples, self.validation = detector, samples, validation
         self.settings, self.evaluation, self.run_dir = settings, evaluation, run_dir
-        self.model = detector.model.to(settings.device)
+        self.model = detector.model.to(usable_device(settings.device))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, settings)
         self.loss = DetectionLoss(settings.loss)

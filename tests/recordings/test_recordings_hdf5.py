@@ -272,3 +272,25 @@ def test_a_full_disk_is_an_error_naming_the_file_and_keeps_the_older_one(tmp_pat
         writer.append(as_events(zeros, zeros, zeros, zeros))
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_random_access_equals_cutting_the_whole(tmp_path, in_order):
+    rng = np.random.default_rng(0)
+    n = 70_000  # several stored chunks
+    t = np.sort(rng.integers(0, 50_000, n))
+    columns = (t, rng.integers(0, 30, n), rng.integers(0, 20, n), rng.integers(0, 2, n))
+    events, _ = Events.repaired(*columns, 30, 20)
+    path = tmp_path / "events.h5"
+    with EventWriter(path, 30, 20) as writer:
+        writer.append(events)
+    if not in_order:  # a file that nobody vouches for
+        with h5py.File(path, "a") as file:
+            del file["events"].attrs["spiketrack_sorted"]
+    recording = open_recording(path)
+    for start, end in [(0, 1), (100, 900), (25_000, 26_000), (40_000, 60_000), (-50, 0), (-9, 70_000), (70_000, 80_000)]:
+        window = recording.read(start, end)
+        cut = events.between(start, end)
+        assert (window.start_us, window.end_us) == (start, end)
+        for name in "txyp":
+            np.testing.assert_array_equal(getattr(window, name), getattr(cut, name))

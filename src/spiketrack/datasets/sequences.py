@@ -77,11 +77,15 @@ class TrainingSamples:
         sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
         if len(sizes) > 1 and not augment.crop:
             raise SettingsError(
-                f"the sequences come from sensors of different size, inputs would be {sorted(sizes)}; "
-                "set input.height and input.width"
+                f"the sequences come from sensors of different size, inputs would be {sorted(sizes)} "
+                "(height, width); set input.height and input.width"
             )
         if augment.crop:
             _check_crop(augment.crop, settings, sequences)
+        elif min(min(size) for size in sizes) < STRIDES[-1]:
+            raise SettingsError(
+                f"inputs would be {sorted(sizes)} (height, width); the network's cells need {STRIDES[-1]} pixels a side"
+            )
         self.sequences, self.settings, self.augment = list(sequences), settings, augment
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self._grids = [label_steps(sequence.labels, settings.slice_us) for sequence in sequences]

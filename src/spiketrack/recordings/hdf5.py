@@ -21,6 +21,7 @@ from spiketrack.recordings.writer import SORTED_ATTRIBUTE
 
 MAX_STORED_CHUNK_BYTES = 1 << 30
 _CHUNK_CACHE_BYTES = 1 << 24
+_COARSE_ROWS = 1 << 14
 
 
 def open_hdf5(path: Path, width: int | None, height: int | None) -> Recording:
@@ -48,6 +49,7 @@ class Hdf5Recording(Recording):
     def __init__(self, path: Path, width: int, height: int, is_sorted: bool) -> None:
         super().__init__(path, "hdf5", width, height)
         self._is_sorted = is_sorted
+        self._coarse: NDArray[np.int64] | None = None  # for random access; 8 bytes for each _COARSE_ROWS events
 
     def _reader(self, tally: Tally, place: Any) -> Reader:
         return _Hdf5Reader(self, tally, place or 0)
@@ -66,8 +68,10 @@ class Hdf5Recording(Recording):
             return super().read(start_us, end_us)
         self._restart(tally := Tally())
         with _Hdf5Reader(self, tally, 0) as reader:
-            first, last = reader.rows_of(start_us, end_us)
-            columns = Columns.allocate(last - first)
+            if self._coarse is None:
+                self._coarse = reader.coarse_times()
+            reader.rows_of(start_us, end_us, self._coarse)
+            columns = Columns.allocate(reader.events_left())
             n, _ = reader.fill(columns, 0)
         events = Events.trusted(*columns.cut(0, n), self.width, self.height)
         return Window.of(events, start_us, end_us)
@@ -93,15 +97,23 @@ class _Hdf5Reader(Reader):
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def rows_of(self, start_us: int, end_us: int) -> tuple[int, int]:
-        """First row and one past the last of a window of a sorted file; the next `fill` reads just these."""
+    def rows_of(self, start_us: int, end_us: int, coarse: NDArray[np.int64]) -> None:
+        """Restrict the pass to the window's rows of a sorted file. coarse: every _COARSE_ROWS-th time."""
         t = self._columns["t"]
+        first = max(int(np.searchsorted(coarse, start_us)) - 1, 0) * _COARSE_ROWS
+        last = min(int(np.searchsorted(coarse, end_us)) * _COARSE_ROWS, self._rows)
         try:
-            self._row = bisect_left(t, start_us)
-            self._rows = bisect_left(t, end_us, lo=self._row)
+            times = t[first:last]
         except OSError as error:
             raise _unreadable(self._recording.path, "in events/t", error) from error
-        return self._row, self._rows
+        self._row, self._rows = (first + int(row) for row in np.searchsorted(times, (start_us, end_us)))
+
+    def coarse_times(self) -> NDArray[np.int64]:
+        """Every _COARSE_ROWS-th time."""
+        try:
+            return np.asarray(self._columns["t"][::_COARSE_ROWS], np.int64)
+        except OSError as error:
+            raise _unreadable(self._recording.path, "in events/t", error) from error
 
     def events_left(self) -> int:
         return self._rows - self._row
