@@ -60,9 +60,10 @@ def losses_of(trainer):
 
 @pytest.fixture(scope="module")
 def whole(squares, tmp_path_factory):
-    """An uninterrupted run: the trainer after it, and its losses."""
-    trainer = make_trainer(squares, tmp_path_factory.mktemp("whole"))
-    return trainer, losses_of(trainer)
+    """An uninterrupted run: the trainer after it, its losses, and the progress that it told."""
+    trainer, told = make_trainer(squares, tmp_path_factory.mktemp("whole")), []
+    assert trainer.run(told.append)
+    return trainer, [progress.loss for progress in told], told
 
 
 def assert_same(one, other, place=""):
@@ -101,7 +102,7 @@ def test_golden_losses(squares, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_run(squares, whole, tmp_path):
-    trainer, losses = whole
+    trainer, losses, _ = whole
     again = make_trainer(squares, tmp_path)
     assert losses_of(again) == losses
     assert_same_run(tmp_path, trainer.run_dir)
@@ -110,7 +111,7 @@ def test_the_same_seed_gives_the_same_run(squares, whole, tmp_path):
 
 
 def test_what_a_run_leaves(whole):
-    trainer, losses = whole
+    trainer, losses, _ = whole
     assert sorted(path.name for path in trainer.run_dir.iterdir()) == ["best.pt", "history.json", "last.pt"]
     first, last = history = json.loads((trainer.run_dir / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2]
@@ -127,7 +128,7 @@ def test_what_a_run_leaves(whole):
 
 
 def test_checkpoints_hold_the_averaged_network(whole):
-    trainer, _ = whole
+    trainer, *_ = whole
     average = trainer.average.state_dict()
     for name in ("last.pt", "best.pt"):
         loaded = Detector.load(trainer.run_dir / name)
@@ -135,12 +136,14 @@ def test_checkpoints_hold_the_averaged_network(whole):
     assert not torch.equal(average["stem.conv.weight"], trainer.model.state_dict()["stem.conv.weight"])
 
 
-def test_progress_tells_the_place_in_the_run(squares, tmp_path):
-    trainer = make_trainer(squares, tmp_path)
-    places = []
-    trainer.run(lambda p: places.append((p.epoch, p.step, p.total_steps, p.steps_done, p.seconds_left >= 0)))
+def test_progress_tells_the_place_in_the_run(whole):
+    trainer, _, told = whole
     total, first = trainer.total_steps, trainer.batches[0]
-    assert places == [(1 if step <= first else 2, step, total, step, True) for step in range(1, total + 1)]
+    places = [(p.epoch, p.epochs, p.step, p.total_steps, p.steps_done) for p in told]
+    assert places == [(1 if step <= first else 2, 2, step, total, step) for step in range(1, total + 1)]
+    assert told[-1].seconds_left == 0
+    # at the rate so far
+    assert told[3].seconds_left == pytest.approx(told[3].seconds / 4 * (total - 4))
 
 
 INTERRUPTED = """

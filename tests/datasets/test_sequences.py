@@ -6,7 +6,7 @@ import torch
 from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import AugmentSettings
+from spiketrack.datasets.augment import AugmentSettings, draw
 from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps
 from spiketrack.datasets.sequences import TrainingSamples, pad_labels
 from spiketrack.errors import SettingsError
@@ -77,6 +77,19 @@ def test_an_epoch_can_be_entered_anywhere(sequences):
         assert len(rest) == len(whole) - start
         assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
     assert list(samples.epoch(1, len(whole))) == []
+
+
+def test_every_sample_of_every_epoch_is_changed_in_its_own_way(sequences, monkeypatch):
+    drawn = []
+
+    def remember(*arguments):
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr("spiketrack.datasets.sequences.draw", remember)
+    samples = samples_of(sequences, augment=STRONG)
+    count = sum(len(batch.names) for epoch in range(2) for batch in samples.epoch(epoch))
+    assert len(drawn) == len(set(drawn)) == count > 20
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
