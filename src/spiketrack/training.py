@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from spiketrack.datasets.etram import LabelledSequence
-from spiketrack.datasets.sequences import Batch, TrainingSamples
+from spiketrack.datasets.sequences import Batch, TrainingSamples, read_ahead
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
 from spiketrack.errors import CheckpointError, TrainingError
@@ -139,7 +139,7 @@ class Trainer:
         started, first_step = time.monotonic(), self.step
         with stop_requested() as stop:
             while self.epoch < self.settings.epochs:
-                for batch in self.samples.epoch(self.epoch, self.batch):
+                for batch in read_ahead(self.samples.epoch(self.epoch, self.batch)):
                     terms, rate = self._step(batch)
                     self._sums += torch.stack(terms).detach().double().cpu()
                     self.batch, self.step = self.batch + 1, self.step + 1

@@ -8,7 +8,8 @@ can be resumed anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,9 +97,9 @@ class TrainingSamples:
         samples = self.samples(epoch)
         for first in range(start_batch * self.batch_size, len(samples), self.batch_size):
             chosen = samples[first : first + self.batch_size]
-            yield self._batch(
-                chosen, [np.random.default_rng([self.seed, epoch, first + i]) for i in range(len(chosen))]
-            )
+            # place 0 is the order of the samples
+            rngs = [np.random.default_rng([self.seed, epoch, first + i + 1]) for i in range(len(chosen))]
+            yield self._batch(chosen, rngs)
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Number of batches of an epoch; it may differ by a few between epochs, as the windows' phase is random."""
@@ -119,12 +120,12 @@ class TrainingSamples:
         events, labelled, labels = [], [], []
         for sample, rng in zip(samples, rngs, strict=True):
             planes, boxes = self._encode(*self._read(sample), rng)
-            events.append(torch.from_numpy(planes))
+            events.append(planes)
             labelled.append([b is not None for b in boxes])
             labels.append(boxes)
         in_order = [row[t] for t in range(self.steps) for row in labels]  # time-major, as labelled.T is
         return Batch(
-            torch.stack(events, dim=1),
+            torch.from_numpy(np.stack(events, axis=1)),
             torch.tensor(labelled).T.contiguous(),
             pad_labels([boxes for boxes in in_order if boxes is not None]),
             [f"{self.sequences[sample.sequence].name} step {sample.first}" for sample in samples],
@@ -163,6 +164,15 @@ class TrainingSamples:
         for step, time in zip(labelled[first:last], times[first:last], strict=True):
             labels[int(step) - sample.first] = sequence.labels.at(int(time))
         return window, labels
+
+
+def read_ahead(batches: Iterator[Batch]) -> Generator[Batch]:
+    """The same batches, the next one being made by a second thread while the caller works on one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def pad_labels(boxes: Sequence[Boxes]) -> LabelBatch:
