@@ -21,7 +21,7 @@ $(VENV)/installed: pyproject.toml Makefile
 	touch $@
 
 demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and track unseen sequences.
-	$(BIN)/spiketrack simulate $(DEMO)/data
+	$(BIN)/spiketrack simulate $(DEMO)/data --train-objects 5 8
 	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run
 	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/evaluation
 	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --out $(DEMO)/tracks

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketrack.errors import SettingsError, SpiketrackError
+from spiketrack.replacing import write_whole
 
 if TYPE_CHECKING:
     from spiketrack.training import EpochRecord, Progress
@@ -43,12 +44,6 @@ def main() -> None:
         app()
     except SpiketrackError as error:
         sys.exit(f"spiketrack: {error}")
-    except KeyboardInterrupt:
-        sys.stderr.write("spiketrack: interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
 
 
 @app.command()
@@ -90,13 +85,20 @@ def simulate(
     train_scenes: Annotated[int, typer.Option(help="scenes to train on")] = 24,
     val_scenes: Annotated[int, typer.Option(help="scenes to choose the checkpoint on")] = 3,
     test_scenes: Annotated[int, typer.Option(help="scenes to evaluate on")] = 6,
+    train_objects: Annotated[
+        tuple[int, int] | None, typer.Option(help="fewest and most shapes at a time in train scenes; default 3 5")
+    ] = None,
 ) -> None:
     """Simulate a data set of moving shapes through an event pixel model (needs no data)."""
     from spiketrack.datasets.synthetic import SimulateDatasetSettings, simulate_dataset
 
     with _options_as_settings():
         settings = SimulateDatasetSettings(
-            seed=seed, train_scenes=train_scenes, val_scenes=val_scenes, test_scenes=test_scenes
+            seed=seed,
+            train_scenes=train_scenes,
+            val_scenes=val_scenes,
+            test_scenes=test_scenes,
+            train_objects=train_objects,
         )
     with _progress("simulating") as update:
         summary = simulate_dataset(out, settings, update)
@@ -175,11 +177,7 @@ def train(
     trainer = trainer_of(experiment, run_dir)
     if resume:
         trainer.resume()
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "experiment.yaml").write_text(dump_experiment(experiment), encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{run_dir}: the folder of the run cannot be written ({error.strerror})") from error
+    write_whole(run_dir / "experiment.yaml", dump_experiment(experiment), SettingsError)
     with _training_progress() as (on_step, on_epoch):
         finished = trainer.run(on_step, on_epoch)
     if not finished:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -34,8 +34,11 @@ from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
 from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings, evaluate
 from spiketrack.pipeline import Detector, usable_device
+from spiketrack.replacing import write_whole
 from spiketrack.spiking.allocation import keep_freed_memory
 from spiketrack.tracking import ByteTrackSettings
+
+log = logging.getLogger(__name__)
 
 
 class TrainingSettings(BaseModel):
@@ -56,8 +59,10 @@ class TrainingSettings(BaseModel):
     ema: float = Field(0.995, ge=0, lt=1, description="decay of the moving average of the weights, per step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always has one")
     checkpoint_every: int = Field(100, ge=1, description="optimizer steps between checkpoints")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the network's forward and backward pass; weights, loss and inference stay float32"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="of the network's forward and backward pass (weights, loss and inference stay float32); auto is "
+        "bfloat16 where the processor computes it natively",
     )
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
@@ -114,6 +119,9 @@ class Trainer:
         self.model = detector.model.to(usable_device(settings.device))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, settings)
+        native = settings.precision == "auto" and native_bfloat16(torch.device(settings.device))
+        self.bfloat16 = settings.precision == "bfloat16" or native
+        log.info("training in %s on %s", "bfloat16" if self.bfloat16 else "float32", settings.device)
         self.loss = DetectionLoss(settings.loss)
         self.batches = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
         self.epoch, self.batch, self.step = 0, 0, 0
@@ -172,7 +180,7 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         device = settings.device
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bfloat16):
             predictions, _ = self.model(batch.events.to(device).float())
         labels = type(batch.labels)(*(tensor.to(device) for tensor in batch.labels))
         terms = self.loss(predictions, labels, batch.labelled.to(device))
@@ -210,7 +218,8 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         self._sums.zero_()
         self.save()
-        write_history(self.run_dir / "history.json", self.history)
+        history = json.dumps([asdict(record) for record in self.history], indent=1)
+        write_whole(self.run_dir / "history.json", history, CheckpointError)
         return record
 
     def averaged(self) -> Detector:
@@ -308,15 +317,15 @@ def _floats(module: nn.Module) -> Iterator[Tensor]:
     return (tensor for tensor in module.state_dict().values() if tensor.is_floating_point())
 
 
-def write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One JSON list, replaced atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the processor of a device multiplies bfloat16 itself; emulation is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        temporary.write_text(json.dumps([asdict(record) for record in history], indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: the history cannot be written ({error.strerror})") from error
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False  # not Linux: nothing tells
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @contextmanager

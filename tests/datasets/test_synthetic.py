@@ -309,3 +309,17 @@ def test_real_digits(real_data, tmp_path):
     # background: 0.3 Hz on 304x240 px, about 22 k events/s beside about 60 k/s of digits
     assert inside[near_label].mean() > 0.6
     assert 3 <= len(labels) / len(np.unique(labels.t)) <= 7
+
+
+def test_train_scenes_may_hold_more_objects_than_the_others(nmnist, tmp_path):
+    crowd = SMALL.model_copy(update={"train_objects": (20, 25)})
+    compose_dataset(nmnist, tmp_path / "few", SMALL)
+    compose_dataset(nmnist, tmp_path / "many", crowd)
+
+    def tracks(folder, name):
+        return len(np.unique(load_labels(tmp_path / folder / "HDF5" / f"{name}_bbox.npy")[0].track_id))
+
+    assert tracks("many", "train/train_0000") >= 10 > tracks("few", "train/train_0000")
+    for name in ("val/val_0000", "test/test_0000"):
+        few, many = (tmp_path / folder / "HDF5" / f"{name}_td.h5" for folder in ("few", "many"))
+        assert few.read_bytes() == many.read_bytes()

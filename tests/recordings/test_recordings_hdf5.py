@@ -288,7 +288,15 @@ def test_random_access_equals_cutting_the_whole(tmp_path, in_order):
         with h5py.File(path, "a") as file:
             del file["events"].attrs["spiketrack_sorted"]
     recording = open_recording(path)
-    for start, end in [(0, 1), (100, 900), (25_000, 26_000), (40_000, 60_000), (-50, 0), (-9, 70_000), (70_000, 80_000)]:
+    for start, end in [
+        (0, 1),
+        (100, 900),
+        (25_000, 26_000),
+        (40_000, 60_000),
+        (-50, 0),
+        (-9, 70_000),
+        (70_000, 80_000),
+    ]:
         window = recording.read(start, end)
         cut = events.between(start, end)
         assert (window.start_us, window.end_us) == (start, end)

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +25,7 @@ from spiketrack.boxes import Boxes
 from spiketrack.errors import RecordingError, SettingsError
 from spiketrack.events import Events
 from spiketrack.recordings import EventWriter, LabelWriter, open_recording
-from spiketrack.recordings.replacing import Replacement
+from spiketrack.replacing import write_whole
 from spiketrack.simulation import (
     NMNIST_CLASSES,
     NMNIST_SIDE,
@@ -49,6 +48,7 @@ _DEAL_STREAM, _HOLD_OUT_STREAM = 1, 2
 
 Progress = Callable[[int, int, str], None]
 Scene = Iterator[tuple[Events, Boxes]]
+Scenery = TypeVar("Scenery", ComposeSettings, SceneSettings)
 
 
 class _DatasetSettings(BaseModel):
@@ -62,6 +62,10 @@ class _DatasetSettings(BaseModel):
     test_scenes: int = Field(20, ge=0, le=100_000, description="number of test scenes")
     test_s: float = Field(5.0, gt=0, le=86_400, description="seconds of a test scene")
 
+    train_objects: CountRange | None = Field(
+        None, description="fewest and most objects at a time in train scenes; null takes scene.motion.objects"
+    )
+
     def scenes(self, split: str) -> tuple[int, int]:
         """How many scenes of a split, and the duration of each in microseconds."""
         return getattr(self, f"{split}_scenes"), round(getattr(self, f"{split}_s") * 1e6)
@@ -73,17 +77,7 @@ class ComposeDatasetSettings(_DatasetSettings):
     val_share: float = Field(
         0.07, gt=0, lt=1, description="share of the Train/ digits of each class that only val scenes use, at least one"
     )
-    train_objects: CountRange | None = Field(
-        None, description="fewest and most digits at a time in train scenes; null takes scene.motion.objects"
-    )
     scene: ComposeSettings = Field(ComposeSettings(), description="every scene, but for train_objects")
-
-    def scene_of(self, split: str) -> ComposeSettings:
-        """The settings of the scenes of a split."""
-        if split != "train" or self.train_objects is None:
-            return self.scene
-        motion = self.scene.motion.model_copy(update={"objects": self.train_objects})
-        return self.scene.model_copy(update={"motion": motion})
 
 
 class SimulateDatasetSettings(_DatasetSettings):
@@ -93,7 +87,15 @@ class SimulateDatasetSettings(_DatasetSettings):
     val_scenes: int = Field(3, ge=0, le=100_000, description="number of val scenes")
     test_scenes: int = Field(6, ge=0, le=100_000, description="number of test scenes")
     test_s: float = Field(4.0, gt=0, le=86_400, description="seconds of a test scene")
-    scene: SceneSettings = Field(SceneSettings(), description="every scene")
+    scene: SceneSettings = Field(SceneSettings(), description="every scene, but for train_objects")
+
+
+def _scene_of(scene: Scenery, settings: _DatasetSettings, split: str) -> Scenery:
+    """The settings of the scenes of a split."""
+    if split != "train" or settings.train_objects is None:
+        return scene
+    motion = scene.motion.model_copy(update={"objects": settings.train_objects})
+    return scene.model_copy(update={"motion": motion})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def compose_dataset(
 
     def scenes(split: str) -> Iterator[Callable[[], Scene]]:
         count, duration_us = settings.scenes(split)
-        scene = settings.scene_of(split)
+        scene = _scene_of(settings.scene, settings, split)
         deal = _deal(pools[split], np.random.default_rng([settings.seed, _split_seed(split), _DEAL_STREAM]))
         for index in range(count):
             seed = (settings.seed, _split_seed(split), index)
@@ -151,9 +153,10 @@ def simulate_dataset(
 
     def scenes(split: str) -> Iterator[Callable[[], Scene]]:
         count, duration_us = settings.scenes(split)
+        scene = _scene_of(settings.scene, settings, split)
         for index in range(count):
             seed = (settings.seed, _split_seed(split), index)
-            yield lambda seed=seed: simulate_scene(settings.scene, duration_us, seed)
+            yield lambda seed=seed: simulate_scene(scene, duration_us, seed)
 
     size = (settings.scene.width, settings.scene.height)
     return _write_dataset(Path(out_dir), "simulate", settings, {}, SHAPE_CLASSES, size, scenes, progress)
@@ -232,7 +235,7 @@ def _write_dataset(
         "digits": digits,
     }
     _claim(folder, identity)
-    _write_text(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
+    write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in class_names), RecordingError)
     total = sum(settings.scenes(split)[0] for split in SPLITS)
     done = skipped = events = labels = tracks = 0
     for split in SPLITS:
@@ -290,7 +293,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         )
     _make_folder(folder)
     record = {**identity, "spiketrack": version("spiketrack")}
-    _write_text(path, json.dumps(record, indent=1) + "\n")
+    write_whole(path, json.dumps(record, indent=1) + "\n", RecordingError)
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -310,15 +313,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordingError(f"{folder}: cannot make this folder: {error.strerror}") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a small file atomically."""
-    replacement = Replacement(path)
-    try:
-        replacement.temporary.write_text(text, encoding="utf-8")
-        replacement.commit()
-    except OSError as error:
-        with suppress(OSError):
-            replacement.discard()
-        raise RecordingError(f"{path}: cannot be written: {error.strerror or error}") from error

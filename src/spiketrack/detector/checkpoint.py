@@ -8,16 +8,15 @@ code (`weights_only`).
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spiketrack.errors import CheckpointError
+from spiketrack.replacing import write_whole
 
 KIND = "spiketrack checkpoint"
 VERSION = 1
@@ -28,22 +27,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     Raises CheckpointError where it cannot be written (no space, no permission); what lay there before stays.
     """
-    path = Path(path)
     buffer = io.BytesIO()
     torch.save({"kind": KIND, "version": VERSION, **content}, buffer)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        kept = f"; the checkpoint already at {path} is unharmed" if path.exists() else ""
-        raise CheckpointError(f"{path}: the checkpoint cannot be written ({error.strerror}){kept}") from error
+    write_whole(Path(path), buffer.getbuffer(), CheckpointError)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spiketrack.drawing.frames import INSTALL, Frame, blank
 from spiketrack.errors import RecordingError, SettingsError
-from spiketrack.recordings.replacing import Replacement
+from spiketrack.replacing import Replacement
 
 LARGEST_SIDE = 16_384  # pixels, of H.264 in common encoders
 

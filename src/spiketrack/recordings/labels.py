@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spiketrack.boxes import Boxes
 from spiketrack.errors import LabelError
-from spiketrack.recordings.replacing import Replacement
+from spiketrack.replacing import Replacement
 
 # 36 bytes of fields, 40 with the alignment of Prophesee's tools; files of both lengths exist, fields decide
 LABEL_DTYPE = np.dtype(

@@ -12,7 +12,7 @@ import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE, Events
-from spiketrack.recordings.replacing import Replacement
+from spiketrack.replacing import Replacement
 
 if TYPE_CHECKING:
     import h5py

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from spiketrack.errors import CheckpointError
+from spiketrack.errors import CheckpointError, RecordingError
 from spiketrack.evaluation import EvaluationResult
 from spiketrack.metrics import ALPHAS, ClassScores, Curve, DetectionScores, TrackingScore, TrackingScores
+from spiketrack.replacing import write_whole
 from spiketrack.report.charts import Plot, bars, category
 from spiketrack.report.page import facts as fact_list
-from spiketrack.report.page import figure, make_folder, note, page, pair, section, table, tiles, write_text
+from spiketrack.report.page import figure, make_folder, note, page, pair, section, table, tiles
 from spiketrack.training import EpochRecord
 
 _DETECTION = ("map", "ap50", "ap75", "precision", "recall", "f1")
@@ -59,9 +60,9 @@ def write_evaluation(
     folder = Path(folder)
     make_folder(folder)
     values = {"title": title, **metrics(result), "facts": _plain(dict(facts or {}))}
-    write_text(folder / "metrics.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / "metrics.json", json.dumps(values, indent=1, allow_nan=False) + "\n", RecordingError)
     path = folder / "report.html"
-    write_text(path, _page(result, class_names, title, history or (), facts or {}))
+    write_whole(path, _page(result, class_names, title, history or (), facts or {}), RecordingError)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Self, TextIO
 
 from spiketrack.boxes import Boxes
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.replacing import Replacement
+from spiketrack.replacing import Replacement
 
 
 class MotWriter:

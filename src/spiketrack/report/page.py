@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.replacing import Replacement
 
 _STYLE = """
 :root{--ground:#f6f7f9;--card:#fff;--ink:#1b1f27;--soft:#5d6675;--line:#e3e6eb;--grid:#eceef2;
@@ -133,16 +131,3 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordingError(f"{path}: cannot make this folder ({error.strerror})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically; RecordingError naming it where it cannot be written, and an older one stays."""
-    replacement = Replacement(path)
-    try:
-        replacement.temporary.write_text(text, encoding="utf-8")
-        replacement.commit()
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            replacement.discard()

@@ -19,11 +19,12 @@ from spiketrack.drawing import (
     playback_rate,
     require_drawing,
 )
-from spiketrack.errors import SettingsError
+from spiketrack.errors import RecordingError, SettingsError
 from spiketrack.pipeline import Detector, TrackedStep, track
 from spiketrack.recordings import LabelWriter, Recording
+from spiketrack.replacing import write_whole
 from spiketrack.report.mot import MotWriter
-from spiketrack.report.page import make_folder, write_text
+from spiketrack.report.page import make_folder
 from spiketrack.report.statistics import BestMoments, RunStatistics
 from spiketrack.report.track_page import counted, track_page
 from spiketrack.tracking import ByteTrack, ByteTrackSettings
@@ -115,7 +116,7 @@ class TrackOutput:
             if self._video is None:
                 with suppress(OSError):
                     self.video_path.unlink()
-            write_text(self.report_path, self._page())
+            write_whole(self.report_path, self._page(), RecordingError)
 
     def _page(self) -> str:
         video = None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+
+from spiketrack.errors import SpiketrackError
 
 
 class Replacement:
@@ -28,3 +31,21 @@ class Replacement:
 
     def discard(self) -> None:
         self.temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes | memoryview, error: type[SpiketrackError]) -> None:
+    """Write a file at once, its folder with it if need be; text as UTF-8.
+
+    Raises `error` naming the file where it cannot be written (no space, no permission); an older one is then unharmed.
+    """
+    replacement = Replacement(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replacement.temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        replacement.commit()
+    except OSError as reason:
+        kept = "; the older one is unharmed" if path.is_file() else ""
+        raise error(f"{path}: cannot be written ({reason.strerror or reason}){kept}") from reason
+    finally:
+        with suppress(OSError):
+            replacement.discard()
