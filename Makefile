@@ -42,6 +42,7 @@ check: install  ## Lint, formatting, types, import contract.
 
 bench: install  ## Run the benchmarks; each prints what it measured.
 	$(BIN)/python benchmarks/stream_memory.py
+	$(BIN)/python benchmarks/train_step.py
 
 clean:  ## Remove the environment and what the demo wrote.
 	rm -rf $(VENV) $(DEMO)
