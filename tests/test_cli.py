@@ -347,7 +347,7 @@ def test_a_stopped_training_goes_on(run, experiment, tmp_path, monkeypatch):
         (["--set", "input.width=100"], "an input of 100 x 64 pixels is larger than the sensor"),
         (["--set", "training.device=abacus"], "device 'abacus' cannot be used"),
         (["--resume"], "runs/tiny holds no run to resume"),
-        (["--out", "tiny.yaml/run"], "tiny.yaml/run: the folder of the run cannot be written"),
+        (["--out", "tiny.yaml/run"], "tiny.yaml/run/experiment.yaml: cannot be written"),
     ],
 )
 def test_training_that_cannot_be(run, experiment, tmp_path, arguments, message):

@@ -21,12 +21,12 @@ from spiketrack.events import Events
 from spiketrack.metrics import average_precision, tracking_scores
 from spiketrack.pipeline import Detector, TrackedStep
 from spiketrack.recordings import EventWriter, load_labels, open_recording, windows
-from spiketrack.report import TrackOutput, format_scores, read_history, track_recording, write_evaluation
+from spiketrack.report import TrackOutput, format_scores, track_recording, write_evaluation
 from spiketrack.report.charts import Plot, bars, short, ticks
 from spiketrack.report.statistics import BestMoments, BoundedSeries, RunStatistics, TrackTable
 from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrackSettings
-from spiketrack.training import EpochRecord, write_history
+from spiketrack.training import EpochRecord, read_history, write_history
 
 NAMES = ("car", "<b>bus & tram")
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "circle", "line", "rect", "path"}

@@ -197,8 +197,9 @@ def evaluate(
 ) -> None:
     """Evaluate detections and tracks on labelled sequences; writes metrics.json and report.html."""
     from spiketrack.experiment import evaluate_split, load_experiment
-    from spiketrack.report import format_scores, read_history, write_evaluation
+    from spiketrack.report import format_scores, write_evaluation
     from spiketrack.spiking.allocation import keep_freed_memory
+    from spiketrack.training import read_history
 
     keep_freed_memory()
     experiment = load_experiment(config, overrides)

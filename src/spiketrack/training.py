@@ -218,8 +218,7 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         self._sums.zero_()
         self.save()
-        history = json.dumps([asdict(record) for record in self.history], indent=1)
-        write_whole(self.run_dir / "history.json", history, CheckpointError)
+        write_history(self.run_dir / "history.json", self.history)
         return record
 
     def averaged(self) -> Detector:
@@ -315,6 +314,22 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 def _floats(module: nn.Module) -> Iterator[Tensor]:
     return (tensor for tensor in module.state_dict().values() if tensor.is_floating_point())
+
+
+def write_history(path: Path, history: list[EpochRecord]) -> None:
+    """One JSON list. Raises CheckpointError where it cannot be written."""
+    write_whole(path, json.dumps([asdict(record) for record in history], indent=1), CheckpointError)
+
+
+def read_history(path: str | Path) -> list[EpochRecord]:
+    """The records of a run's `history.json`. Raises CheckpointError where the file is no such list."""
+    path = Path(path)
+    try:
+        return [EpochRecord(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    except OSError as error:
+        raise CheckpointError(f"{path}: the history cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a history of a training run ({error})") from error
 
 
 def native_bfloat16(device: torch.device) -> bool:

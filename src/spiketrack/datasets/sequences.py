@@ -168,10 +168,14 @@ class TrainingSamples:
 
 def read_ahead(batches: Iterator[Batch]) -> Generator[Batch]:
     """The same batches, the next one being made by a second thread while the caller works on one."""
+
+    def following() -> Batch | None:
+        return next(batches, None)
+
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
-        coming = reader.submit(next, batches, None)
+        coming = reader.submit(following)
         while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
+            coming = reader.submit(following)
             yield batch
 
 

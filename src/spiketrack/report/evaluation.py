@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spiketrack.errors import CheckpointError, RecordingError
+from spiketrack.errors import RecordingError
 from spiketrack.evaluation import EvaluationResult
 from spiketrack.metrics import ALPHAS, ClassScores, Curve, DetectionScores, TrackingScore, TrackingScores
 from spiketrack.replacing import write_whole
@@ -107,17 +107,6 @@ def format_scores(result: EvaluationResult) -> str:
     head, rows = _tracking_rows("class", _by_class(tracking))
     lines += ["", f"tracking, {tracking.label_times} label times", *_aligned(head, rows)]
     return "\n".join(lines)
-
-
-def read_history(path: str | Path) -> list[EpochRecord]:
-    """The records of a run's `history.json`. Raises CheckpointError where the file is no such list."""
-    path = Path(path)
-    try:
-        return [EpochRecord(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
-    except OSError as error:
-        raise CheckpointError(f"{path}: the history cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a history of a training run ({error})") from error
 
 
 def _page(
