@@ -24,7 +24,7 @@ demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and tra
 	$(BIN)/spiketrack simulate $(DEMO)/data --train-objects 5 8
 	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run
 	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/evaluation
-	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --out $(DEMO)/tracks
+	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/tracks
 	@echo; echo "video   $(DEMO)/tracks/video.mp4"; echo "report  $(DEMO)/tracks/report.html"
 	@echo "metrics $(DEMO)/evaluation/report.html (plots), $(DEMO)/evaluation/metrics.json (numbers)"
 

@@ -1,7 +1,7 @@
 """Allocation: keep the memory that large tensors free, instead of giving it back to the system each time.
 
-glibc maps and unmaps every large block, so each step of a network touches fresh pages, at about 8 GB/s. Raising
-two thresholds of malloc keeps the pages; a training step of SpikeYOLO-p takes about 0.7 of the time.
+glibc maps and unmaps every large block, so each step of a network may touch fresh pages, which costs more than using
+them. Raising two thresholds of malloc keeps the pages. What it gains depends on the sizes: docs/journal.md.
 """
 
 import ctypes
