@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml Makefile
 
 demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and track unseen sequences.
 	$(BIN)/spiketrack simulate $(DEMO)/data --train-objects 5 8
-	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run
+	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run $$(test -f $(DEMO)/run/last.pt && echo --resume)
 	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/evaluation
 	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/tracks
 	@echo; echo "video   $(DEMO)/tracks/video.mp4"; echo "report  $(DEMO)/tracks/report.html"
