@@ -1,4 +1,4 @@
-"""A file that appears under its name only when it is complete."""
+"""A file that appears under its name only when it is complete, and the folder that it lies in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from spiketrack.errors import SpiketrackError
+from spiketrack.errors import RecordingError, SpiketrackError
 
 
 class Replacement:
@@ -49,3 +49,11 @@ def write_whole(path: Path, content: str | bytes | memoryview, error: type[Spike
     finally:
         with suppress(OSError):
             replacement.discard()
+
+
+def make_folder(path: Path) -> None:
+    """The folder with its parents; RecordingError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot make this folder ({error.strerror})") from error

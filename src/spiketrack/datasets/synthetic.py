@@ -25,7 +25,7 @@ from spiketrack.boxes import Boxes
 from spiketrack.errors import RecordingError, SettingsError
 from spiketrack.events import Events
 from spiketrack.recordings import EventWriter, LabelWriter, open_recording
-from spiketrack.replacing import write_whole
+from spiketrack.replacing import make_folder, write_whole
 from spiketrack.simulation import (
     NMNIST_CLASSES,
     NMNIST_SIDE,
@@ -255,7 +255,7 @@ def _write_dataset(
 
 def _write_scene(stem: Path, scene: Scene, size: tuple[int, int]) -> tuple[int, int, int]:
     """Write one scene; returns its numbers of events, labels and tracks."""
-    _make_folder(stem.parent)
+    make_folder(stem.parent)
     event_count = label_count = 0
     tracks: set[int] = set()
     # the inner block ends first: events under their final name imply complete labels
@@ -291,7 +291,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         raise SettingsError(
             f"{folder}: has a folder HDF5 but no dataset.json, so it is no data set of ours; write elsewhere"
         )
-    _make_folder(folder)
+    make_folder(folder)
     record = {**identity, "spiketrack": version("spiketrack")}
     write_whole(path, json.dumps(record, indent=1) + "\n", RecordingError)
 
@@ -306,10 +306,3 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
         elif one != other:
             shown = f"{one!r}, now {other!r}"
             yield f"{prefix}{key}: there {shown}" if len(shown) < 80 else f"{prefix}{key} differs"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordingError(f"{folder}: cannot make this folder: {error.strerror}") from error

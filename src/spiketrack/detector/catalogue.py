@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from spiketrack.detector.spikeyolo import ModelSettings, Scale, SpikeYOLO, count_parameters
 from spiketrack.spiking.neurons import COCO_NEURON, GEN1_NEURON, ILIFSettings
@@ -61,8 +60,7 @@ def dense_macs(model: SpikeYOLO, channels: int, height: int, width: int) -> int:
     counter = FlopCounterMode(display=False)
     training = model.training
     with counter, torch.no_grad():
-        nn.Module.train(model, False)
-        model(torch.zeros(1, 1, channels, height, width, device=device))
+        model.eval()(torch.zeros(1, 1, channels, height, width, device=device))
     model.train(training)
     convolutions = {name: n for name, n in counter.get_flop_counts()["Global"].items() if "convolution" in str(name)}
     return sum(convolutions.values()) // 2

@@ -14,10 +14,10 @@ import numpy as np
 from spiketrack.errors import RecordingError
 from spiketrack.evaluation import EvaluationResult
 from spiketrack.metrics import ALPHAS, ClassScores, Curve, DetectionScores, TrackingScore, TrackingScores
-from spiketrack.replacing import write_whole
+from spiketrack.replacing import make_folder, write_whole
 from spiketrack.report.charts import Plot, bars, category
 from spiketrack.report.page import facts as fact_list
-from spiketrack.report.page import figure, make_folder, note, page, pair, section, table, tiles
+from spiketrack.report.page import figure, note, page, pair, section, table, tiles
 from spiketrack.training import EpochRecord
 
 _DETECTION = ("map", "ap50", "ap75", "precision", "recall", "f1")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-
-from spiketrack.errors import RecordingError
 
 _STYLE = """
 :root{--ground:#f6f7f9;--card:#fff;--ink:#1b1f27;--soft:#5d6675;--line:#e3e6eb;--grid:#eceef2;
@@ -123,11 +120,3 @@ def table(
     return (
         f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
-
-
-def make_folder(path: Path) -> None:
-    """The folder with its parents; RecordingError where it cannot be made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot make this folder ({error.strerror})") from error

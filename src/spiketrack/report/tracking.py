@@ -22,9 +22,8 @@ from spiketrack.drawing import (
 from spiketrack.errors import RecordingError, SettingsError
 from spiketrack.pipeline import Detector, TrackedStep, track
 from spiketrack.recordings import LabelWriter, Recording
-from spiketrack.replacing import write_whole
+from spiketrack.replacing import make_folder, write_whole
 from spiketrack.report.mot import MotWriter
-from spiketrack.report.page import make_folder
 from spiketrack.report.statistics import BestMoments, RunStatistics
 from spiketrack.report.track_page import counted, track_page
 from spiketrack.tracking import ByteTrack, ByteTrackSettings
