@@ -196,6 +196,50 @@ class Window(Events):
         return window
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Triggers:
+    """Signals on the external inputs of a camera, in the order of the file.
+
+    t: (N,) int64, microseconds. channel: (N,) uint8, the input's number (0 .. 31). value: (N,) uint8, 1 for a rising
+    edge, 0 for a falling one. They belong to no pixel, so they travel beside `Events`, never among them.
+    """
+
+    t: NDArray[np.int64]
+    channel: NDArray[np.uint8]
+    value: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        for name, dtype in {"t": np.int64, "channel": np.uint8, "value": np.uint8}.items():
+            view = np.asarray(getattr(self, name)).astype(dtype, casting="same_kind").view()
+            if view.ndim != 1 or len(view) != len(self.t):
+                raise ValueError(f"triggers: {name} must be one-dimensional, of the same length as t")
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+        if len(self.value) and self.value.max() > 1:
+            raise ValueError(f"triggers: a value is 0 or 1, got {self.value.max()}")
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __repr__(self) -> str:
+        return f"Triggers({len(self)})"
+
+    @classmethod
+    def empty(cls) -> Self:
+        return cls(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint8))
+
+    def between(self, start_us: int, end_us: int) -> Triggers:
+        """Those with start_us <= t < end_us."""
+        inside = (self.t >= start_us) & (self.t < end_us)
+        return Triggers(self.t[inside], self.channel[inside], self.value[inside])
+
+    @staticmethod
+    def concatenate(parts: list[Triggers]) -> Triggers:
+        """One after the other; an empty list gives an empty record."""
+        parts = [Triggers.empty(), *parts]
+        return Triggers(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("t", "channel", "value")))
+
+
 def _check_sensor(width: int, height: int) -> None:
     if not (0 < width <= MAX_SENSOR_SIDE and 0 < height <= MAX_SENSOR_SIDE):
         raise ValueError(f"events: a sensor of {width} x {height} pixels cannot be; sides are 1 .. {MAX_SENSOR_SIDE}")
