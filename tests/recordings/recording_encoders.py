@@ -23,6 +23,10 @@ def evt2_high(high: int) -> bytes:
     return struct.pack("<I", 0x8 << 28 | high % (1 << 28))
 
 
+def evt21_high(high: int) -> bytes:
+    return struct.pack("<Q", 0x8 << 60 | high % (1 << 28) << 32)
+
+
 def encode_evt2(t, x, y, p) -> bytes:
     words, high = [], None
     for i in range(len(t)):

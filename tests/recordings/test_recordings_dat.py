@@ -14,13 +14,13 @@ from spiketrack.errors import RecordingError
 from spiketrack.recordings import open_recording
 
 
-def open_bytes(content: bytes, piece_bytes: int | None = None, **size):
+def open_bytes(content: bytes, piece_words: int | None = None, **size):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.bin"
         path.write_bytes(content)
         recording = open_recording(path, **size)
-        if piece_bytes:
-            recording._piece_bytes = piece_bytes
+        if piece_words:
+            recording._piece_words = piece_words
         return as_tuples(list(recording.chunks())), recording
 
 
@@ -33,8 +33,8 @@ def test_dat_bytes_by_hand():
 
 @given(columns(start=1 << 32, gap=1 << 30), st.sampled_from([0x00, 0x0C]), st.integers(1, 50))
 @settings(max_examples=60, deadline=None)
-def test_dat_round_trip_in_pieces_of_any_size(events, kind, piece_bytes):
-    decoded, recording = open_bytes(dat_header(kind=kind) + encode_dat(*events), piece_bytes)
+def test_dat_round_trip_in_pieces_of_any_size(events, kind, piece_words):
+    decoded, recording = open_bytes(dat_header(kind=kind) + encode_dat(*events), piece_words)
     assert decoded == in_order(*events, clock_bits=32)
     assert not recording.invalid
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spiketrack.events import Events
-from spiketrack.recordings import load_labels, open_recording, summarize, windows
+from spiketrack.recordings import ReadOptions, load_labels, open_recording, summarize, windows
 
 pytestmark = pytest.mark.real_data
 
@@ -38,12 +38,13 @@ def test_evt3_and_dat_tell_the_same_recording(real_data):
     assert np.array_equal(first.t, second.t + 11_194_368)
 
 
-@pytest.mark.parametrize("piece_bytes", [65_537, 1 << 22])
+@pytest.mark.parametrize(("piece_words", "threads"), [(32_769, 1), (1 << 21, 1), (40_001, 2)])
 @pytest.mark.parametrize("name", ["gen3_evt2.raw", "evk4_evt3.raw", "evk4_same_as_evt3.dat"])
-def test_pieces_of_any_size_give_the_same_events(real_data, name, piece_bytes):
+def test_pieces_of_any_size_give_the_same_events(real_data, name, piece_words, threads):
     recording = open_recording(real_data / "recordings" / name)
     whole = Events.concatenate(list(recording.chunks()))
-    recording._piece_bytes = piece_bytes
+    recording = open_recording(recording.path, options=ReadOptions(threads=threads))
+    recording._piece_words = piece_words
     pieces = Events.concatenate(list(recording.chunks()))
     assert all(np.array_equal(getattr(whole, column), getattr(pieces, column)) for column in "txyp")
 

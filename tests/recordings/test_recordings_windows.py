@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_encoders import as_tuples, dat_header, encode_dat, encode_nmnist
 
-import spiketrack.recordings.recording as recording_module
 from spiketrack.errors import RecordingError
 from spiketrack.events import Events
 from spiketrack.recordings import EventWriter, open_recording, summarize, windows
@@ -22,7 +21,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording_module, "CHUNK_EVENTS", 32)
+        patch.setattr("spiketrack.recordings.words.PIECE_WORDS", 32)
         yield
 
 
@@ -130,7 +129,7 @@ def test_arguments_are_checked_at_the_call(tmp_path, arguments, says):
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording_module, "CHUNK_EVENTS", 1 << 14)
+    monkeypatch.setattr("spiketrack.recordings.words.PIECE_WORDS", 1 << 14)
     peaks = []
     for n in (100_000, 800_000):
         words = np.zeros((n, 2), np.uint32)

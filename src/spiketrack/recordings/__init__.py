@@ -7,17 +7,17 @@ and HDF5 (h5py) are imported when a file of that kind is opened.
 from spiketrack.recordings.labels import LABEL_DTYPE, LabelWriter, load_labels, save_labels
 from spiketrack.recordings.opening import open_recording
 from spiketrack.recordings.ordering import REORDER_US
-from spiketrack.recordings.recording import CHUNK_EVENTS, Recording
+from spiketrack.recordings.recording import ReadOptions, Recording
 from spiketrack.recordings.summary import RecordingSummary, summarize
 from spiketrack.recordings.windows import windows
 from spiketrack.recordings.writer import EventWriter
 
 __all__ = [
-    "CHUNK_EVENTS",
     "LABEL_DTYPE",
     "REORDER_US",
     "EventWriter",
     "LabelWriter",
+    "ReadOptions",
     "Recording",
     "RecordingSummary",
     "load_labels",

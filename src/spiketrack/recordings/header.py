@@ -9,6 +9,7 @@ from pathlib import Path
 from spiketrack.errors import RecordingError
 
 MAX_HEADER_BYTES = 1 << 16
+TIME_OFFSET_KEY = "time_offset_us"
 _BINARY = re.compile(rb"[\x00-\x08\x0a-\x0c\x0e-\x1f\x7f]")  # control characters other than tab and CR
 
 
@@ -21,6 +22,11 @@ class Header:
 
     def values(self, key: str) -> list[str]:
         return [value for name, value in self.fields if name == key]
+
+    def options(self, key: str) -> list[str]:
+        """Values of `key` among the options of `% format EVT3;key=value;key=value`."""
+        pairs = [option.strip().partition("=") for line in self.values("format") for option in line.split(";")[1:]]
+        return [value for name, _, value in pairs if name == key]
 
 
 def read_header(head: bytes, path: Path) -> Header:
@@ -83,3 +89,13 @@ def sensor_size(header: Header, path: Path, max_side: int) -> tuple[int | None, 
             raise RecordingError(f"{path}: the header lines {lines} contradict each other on the {name}")
     width, height = (next(iter(said[name]), None) for name in ("width", "height"))
     return width, height
+
+
+def time_offset(header: Header, path: Path) -> int:
+    """What must be added to every time, us: our own line, for times that the words have no room for; 0 without it."""
+    lines = header.values(TIME_OFFSET_KEY)
+    if not lines:
+        return 0
+    if len(lines) > 1 or not re.fullmatch(r"-?[0-9]{1,18}", lines[0]):
+        raise RecordingError(f"{path}: the header line `% {TIME_OFFSET_KEY} {lines[0]}` is no time in microseconds")
+    return int(lines[0])

@@ -6,6 +6,7 @@ Source: Orchard et al., "Converting static image datasets to spiking neuromorphi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.recording import CHUNK_EVENTS, Columns, Reader, Recording, Tally
+from spiketrack.recordings.recording import Block, Columns, Reader, ReadOptions, Recording, Tally
 
 SIDE = 34
 EVENT_BYTES = 5
-MAX_BYTES = CHUNK_EVENTS * EVENT_BYTES
+MAX_BYTES = EVENT_BYTES << 20
 
 
 def decode_nmnist(raw: NDArray[np.uint8]) -> Columns:
@@ -47,39 +48,30 @@ def why_not_nmnist(raw: NDArray[np.uint8]) -> str | None:
 class NmnistRecording(Recording):
     """One sample; small by definition (at most MAX_BYTES), so a pass reads it at once."""
 
-    def __init__(self, path: Path, width: int, height: int) -> None:
-        super().__init__(path, "nmnist", width, height)
+    def __init__(self, path: Path, width: int, height: int, options: ReadOptions) -> None:
+        super().__init__(path, "nmnist", width, height, options)
 
     def _reader(self, tally: Tally, place: Any) -> Reader:
-        return _NmnistReader(self, tally)
+        return _NmnistReader(self, tally, place)
 
 
 class _NmnistReader(Reader):
-    def __init__(self, recording: Recording, tally: Tally) -> None:
+    def __init__(self, recording: Recording, tally: Tally, place: Any) -> None:
         self._recording, self._tally = recording, tally
         try:
             with open(recording.path, "rb") as file:
                 raw = np.frombuffer(file.read(MAX_BYTES), np.uint8)
         except OSError as error:
             raise RecordingError(f"{recording.path}: cannot be read: {error.strerror}") from error
-        self._raw = raw[: len(raw) // EVENT_BYTES * EVENT_BYTES]
+        self._events = raw[: len(raw) // EVENT_BYTES * EVENT_BYTES] if place is None else raw[:0]
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def events_left(self) -> int:
-        return len(self._raw) // EVENT_BYTES
-
-    def place(self) -> None:
-        return None
-
-    def fill(self, columns: Columns, n: int) -> tuple[int, bool]:
-        decoded = decode_nmnist(self._raw)
+    def blocks(self) -> Iterator[Block]:
+        decoded = decode_nmnist(self._events)
         inside = (decoded.x < self._recording.width) & (decoded.y < self._recording.height)
         outside = np.flatnonzero(~inside)
         if len(outside):
             self._tally.drop("off_sensor", len(outside), f"byte {outside[0] * EVENT_BYTES}")
-        end = n + len(inside) - len(outside)
-        for column, values in zip(columns, decoded, strict=True):
-            column[n:end] = values[inside]
-        return end, True
+        yield Block(Columns(*(column[inside] for column in decoded)), len(self._events))

@@ -9,9 +9,9 @@ import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
-from spiketrack.recordings.header import MAX_HEADER_BYTES, Header, read_header, sensor_size
+from spiketrack.recordings.header import MAX_HEADER_BYTES, Header, read_header, sensor_size, time_offset
 from spiketrack.recordings.nmnist import MAX_BYTES, SIDE, NmnistRecording, why_not_nmnist
-from spiketrack.recordings.recording import Recording
+from spiketrack.recordings.recording import ReadOptions, Recording
 
 READABLE = "RAW EVT2 and EVT3, DAT version 2, eTraM HDF5, AEDAT4 and N-MNIST .bin"
 AEDAT4_MAGIC = b"#!AER-DAT4.0\r\n"
@@ -25,13 +25,24 @@ _REFUSED = {
 }
 
 
-def open_recording(path: str | Path, width: int | None = None, height: int | None = None) -> Recording:
+def open_recording(
+    path: str | Path,
+    width: int | None = None,
+    height: int | None = None,
+    *,
+    options: ReadOptions = ReadOptions(),
+    columns: str | None = None,
+    endianness: str | None = None,
+) -> Recording:
     """Recognise the format of a recording by its content, never by its name, and make it ready to read.
 
-    width, height: the sensor in pixels; where given they win over what the file says. A RAW or DAT file that
+    width, height: the sensor in pixels; where given they win over what the file says. A RAW, DAT or text file that
     does not say its size (old DAT such as N-CARS, old RAW) is read once here, in bounded memory, and gets the
     largest x and y of its events, plus one: a bound from below of the true size. HDF5 without
     `events/width` and `events/height` is not guessed at, since known files hold corrupt coordinates: give both.
+    options: what to do with invalid events, threads, index. columns: the order of the columns of a text file or of
+    an array without names, such as "xytp". endianness: the order of the halves of an EVT2.1 word, "little" or
+    "middle", where the header is wrong.
 
     Raises RecordingError naming the file, and the place in it, where it is missing, empty, not a regular file, of
     an unknown format or one this version does not read, or where its header or structure is broken.
@@ -44,17 +55,17 @@ def open_recording(path: str | Path, width: int | None = None, height: int | Non
     if head.startswith(HDF5_MAGIC):
         from spiketrack.recordings.hdf5 import open_hdf5
 
-        return open_hdf5(path, width, height)
+        return open_hdf5(path, width, height, options)
     if head.startswith(AEDAT4_MAGIC):
         from spiketrack.recordings.aedat4 import open_aedat4
 
-        return open_aedat4(path, width, height)
+        return open_aedat4(path, width, height, options)
     for magic, what in _REFUSED.items():
         if head.startswith(magic):
             raise RecordingError(f"{path}: this is {what}, which cannot be read as a recording; expected {READABLE}")
     if head.startswith(b"% "):
-        return _open_words(path, head, width, height)
-    return _open_nmnist(path, width, height)
+        return _open_words(path, head, (width, height), options, endianness)
+    return _open_nmnist(path, width, height, options)
 
 
 def _read_head(path: Path) -> bytes:
@@ -73,31 +84,39 @@ def _read_head(path: Path) -> bytes:
     return head
 
 
-def _open_words(path: Path, head: bytes, width: int | None, height: int | None) -> Recording:
+def _open_words(
+    path: Path, head: bytes, size: tuple[int | None, int | None], options: ReadOptions, endianness: str | None
+) -> Recording:
+    from spiketrack.recordings.dat import DAT, DAT1
+    from spiketrack.recordings.evt2 import EVT2, EVT21, EVT21_SWAPPED
+    from spiketrack.recordings.evt3 import EVT3
+    from spiketrack.recordings.words import WordRecording
+
     header = read_header(head, path)
     version = _raw_version(header, path)
     start = header.data_start
     if version is None:
         start = _check_dat(header, head, path)
-        from spiketrack.recordings.dat import DAT as words
-    elif version == "2.0":
-        from spiketrack.recordings.evt import EVT2 as words
-    elif version == "3.0":
-        from spiketrack.recordings.evt import EVT3 as words
+        words = DAT if header.values("version") == ["2"] else DAT1
+    elif version == "2.1":
+        words = EVT21_SWAPPED if _halves_swapped(header, path, endianness) else EVT21
+    elif version in ("2.0", "3.0"):
+        words = EVT2 if version == "2.0" else EVT3
     else:
         raise RecordingError(f"{path}: this is RAW EVT{version}, which cannot be read; expected {READABLE}")
-    from spiketrack.recordings.words import WordRecording
-
+    offset_us = time_offset(header, path)
+    width, height = size
     said_width, said_height = (None, None) if width and height else sensor_size(header, path, words.max_side)
     width, height = width or said_width, height or said_height
     if width is None or height is None:
-        largest = _largest(WordRecording(path, words, start, width or words.max_side, height or words.max_side))
+        most = (width or words.max_side, height or words.max_side)
+        largest = _largest(WordRecording(path, words, start, most, ReadOptions(threads=options.threads, index=False)))
         if largest is None:
             raise RecordingError(
                 f"{path}: neither the header nor any event tells the size of the sensor; give width and height"
             )
         width, height = width or largest[0] + 1, height or largest[1] + 1
-    return WordRecording(path, words, start, width, height)
+    return WordRecording(path, words, start, (width, height), options, offset_us)
 
 
 def _raw_version(header: Header, path: Path) -> str | None:
@@ -119,9 +138,9 @@ def _raw_version(header: Header, path: Path) -> str | None:
 
 
 def _check_dat(header: Header, head: bytes, path: Path) -> int:
-    """Raises RecordingError where this is not DAT version 2 of 8-byte CD events; returns where they start."""
+    """Raises RecordingError where this is not DAT version 1 or 2 of 8-byte CD events; returns where they start."""
     versions = header.values("version")
-    if versions != ["2"]:
+    if versions not in (["1"], ["2"]):
         said = f"`% Version {versions[0]}`" if versions else "neither `% evt`, `% format` nor `% Version`"
         raise RecordingError(f"{path}: the header says {said}; expected {READABLE}")
     start = header.data_start
@@ -136,6 +155,14 @@ def _check_dat(header: Header, head: bytes, path: Path) -> int:
     return start + 2
 
 
+def _halves_swapped(header: Header, path: Path, endianness: str | None) -> bool:
+    """Whether the upper half of an EVT2.1 word comes first in the file."""
+    said = endianness or next(iter(header.values("endianness") + header.options("endianness")), "little")
+    if said not in ("little", "middle", "legacy"):
+        raise RecordingError(f"{path}: endianness {said!r} of EVT2.1 is not known; expected little or middle")
+    return said != "little"
+
+
 def _largest(recording: Recording) -> tuple[int, int] | None:
     largest = None
     for events in recording.chunks():
@@ -144,7 +171,7 @@ def _largest(recording: Recording) -> tuple[int, int] | None:
     return largest
 
 
-def _open_nmnist(path: Path, width: int | None, height: int | None) -> Recording:
+def _open_nmnist(path: Path, width: int | None, height: int | None, options: ReadOptions) -> Recording:
     size = path.stat().st_size
     why_not = f"its {size:,} bytes are more than any sample has"
     if size <= MAX_BYTES:
@@ -154,4 +181,4 @@ def _open_nmnist(path: Path, width: int | None, height: int | None) -> Recording
             f"{path}: not a known recording: at byte 0 there is no known magic or header, and as N-MNIST it cannot be "
             f"read because {why_not}; expected {READABLE}"
         )
-    return NmnistRecording(path, width or SIDE, height or SIDE)
+    return NmnistRecording(path, width or SIDE, height or SIDE, options)

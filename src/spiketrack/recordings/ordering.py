@@ -1,14 +1,13 @@
 """Time order: what becomes of events that a file holds out of order.
 
 Cameras write small backward steps, of 1 to 11 us in real files. They are data and are moved to their place;
-an event further back than the tolerance is taken for corrupt. In come columns in the order of the file, out go
-columns sorted by time, and the counts.
+an event further back than the tolerance is taken for corrupt, or those before it are, whichever are fewer. In come
+blocks in the order of the file, out go blocks sorted by time, and the counts.
 """
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,79 +16,112 @@ if TYPE_CHECKING:
     from spiketrack.recordings.recording import Columns, Tally
 
 REORDER_US = 1_000
+_MOST_PENDING = 1 << 20
+
+
+class OrderState(NamedTuple):
+    """latest: the latest time seen, us; floor: the latest time handed out; None before. seen: events judged so far."""
+
+    latest: int | None = None
+    floor: int | None = None
+    seen: int = 0
 
 
 class TimeOrder:
-    """The state of sorting, handed from block to block.
+    """Sorts blocks; the last one stays behind until the next has shown that nothing in it belongs before its end."""
 
-    latest: the latest time seen, us; None before the first event. floor: the latest time already handed out.
-    seen: how many events were judged, to name an event by its index.
-    """
+    def __init__(self, tally: Tally, state: OrderState = OrderState()) -> None:
+        self._tally, self._state = tally, state
+        self._pending: Columns | None = None
 
-    def __init__(self) -> None:
-        self.latest: int | None = None
-        self.floor: int | None = None
-        self.seen = 0
+    @property
+    def state(self) -> OrderState:
+        return self._state
 
-    def copy(self) -> TimeOrder:
-        return copy(self)
+    def push(self, block: Columns, rises: bool | None) -> list[Columns]:
+        """The sorted events that no event of the blocks to come can precede.
 
-    def arrange(self, columns: Columns, first: int, n: int, tally: Tally) -> int:
-        """Sort columns[:n] in place, stably; [:first] is sorted already, [first:n] came in the order of the file.
-
-        Events more than REORDER_US earlier than the latest time before them, or earlier than what was handed out,
-        are dropped and counted as "time_backwards"; other late ones are counted as "reordered". Returns the
-        number of events kept.
+        rises: whether the block's times are known never to fall; None where that must be looked up. Events more
+        than REORDER_US earlier than the latest time before them, or earlier than what was handed out, are
+        "time_backwards"; where those that were that much ahead of them are fewer, these are "time_ahead" instead.
+        Both are dropped, or get the latest time before them if the policy is to keep. Other late ones are sorted in
+        and counted as "reordered".
         """
-        t = columns.t[first:n]
-        seen, self.seen = self.seen, self.seen + len(t)
+        t = block.t
+        latest, floor, seen = self._state
         if not len(t):
-            return n
-        latest = self.latest if self.latest is not None else int(t[0])
-        if t[0] >= latest and not (t[1:] < t[:-1]).any():
-            self.latest = int(t[-1])
-            return n
-        running = np.maximum(np.maximum.accumulate(t), latest)
-        self.latest = int(running[-1])
-        earliest = running - REORDER_US
-        if self.floor is not None:
-            np.maximum(earliest, self.floor, out=earliest)
-        lost = t < earliest
-        if lost.any():
-            i = int(np.argmax(lost))
-            tally.drop(
-                "time_backwards",
-                int(np.count_nonzero(lost)),
-                f"decoded event {seen + i}: {t[i]} us after {running[i]} us",
+            return []
+        if rises is None:
+            rises = not (t[1:] < t[:-1]).any()
+        if rises and (latest is None or t[0] >= latest):
+            self._state = OrderState(int(t[-1]), floor, seen + len(t))
+            return self._hand_out(self._pending, block)
+        self._state = OrderState(latest, floor, seen + len(t))
+        before = self._pending
+        kept = 0
+        if before is not None:
+            kept = int(np.searchsorted(before.t, t.min(), side="right"))
+            block = type(block)(
+                *(np.concatenate([old[kept:], new]) for old, new in zip(before, block, strict=True))
             )
-            keep = ~lost
-            kept = first + int(np.count_nonzero(keep))
-            for column in columns:
-                column[first:kept] = column[first:n][keep]
-            t, running, n = columns.t[first:kept], running[keep], kept
-        late = np.flatnonzero(t < running)
-        if len(late):
-            tally.repaired["reordered"] += len(late)
-            self._sort(columns, int(t[late].min()), first + int(late[-1]) + 1, first + int(late[0]))
-        return n
+            before = before.cut(0, kept)
+            latest = int(before.t[-1]) if kept else floor
+        block = self._arranged(block, latest, seen - (len(block.t) - len(t)))
+        last = int(block.t[-1]) if len(block.t) else latest
+        self._state = self._state._replace(latest=last)
+        out = self._hand_out(before, block)
+        if self._pending is not None and len(self._pending.t) > _MOST_PENDING:
+            half = len(self._pending.t) - _MOST_PENDING // 2
+            out += self._hand_out(self._pending.cut(0, half), self._pending.cut(half, len(self._pending.t)))
+        return out
 
-    @staticmethod
-    def _sort(columns: Columns, earliest: int, last: int, sorted_to: int) -> None:
-        """Sort the part that late events disturb: from the first event after `earliest` to the last late one."""
-        start = int(np.searchsorted(columns.t[:sorted_to], earliest, side="right"))
-        order = np.argsort(columns.t[start:last], kind="stable")
-        for column in columns:
-            column[start:last] = column[start:last][order]
+    def rest(self) -> list[Columns]:
+        """What stayed behind, at the end of the file."""
+        return self._hand_out(self._pending, None)
 
-    def settle(self, t: NDArray[np.int64], most_held: int) -> int:
-        """How many of the sorted times t no later event can precede; hands them out.
+    def _hand_out(self, columns: Columns | None, pending: Columns | None) -> list[Columns]:
+        self._pending = pending if pending is not None and len(pending.t) else None
+        if columns is None or not len(columns.t):
+            return []
+        self._state = self._state._replace(floor=int(columns.t[-1]))
+        return [columns]
 
-        At most `most_held` events stay behind: memory is bounded also where a file says that all of it happened
-        within one millisecond, and an event that comes too late for that is then "time_backwards".
-        """
-        if not len(t) or self.latest is None:
-            return 0
-        settled = max(int(np.searchsorted(t, self.latest - REORDER_US, side="right")), len(t) - most_held)
-        if settled:
-            self.floor = int(t[settled - 1])
-        return settled
+    def _arranged(self, columns: Columns, latest: int | None, seen: int) -> Columns:
+        """Sorted columns without what is out of order; `latest` came before them, `seen` events too."""
+        t = columns.t
+        running = _running(t, latest)
+        lost = t < self._earliest(running)
+        ahead = np.zeros(len(t), np.bool_)
+        if lost.any():
+            ahead = t - REORDER_US > np.minimum.accumulate(t[::-1])[::-1]
+            if np.count_nonzero(ahead) < np.count_nonzero(lost):
+                running = _running(np.where(ahead, t.min(), t), latest)
+                lost = ~ahead & (t < self._earliest(running))
+            else:
+                ahead[:] = False
+        for kind, bad in (("time_ahead", ahead), ("time_backwards", lost)):
+            if bad.any():
+                i = int(np.argmax(bad))
+                where = f"decoded event {seen + i}: {t[i]} us after {running[i]} us"
+                self._tally.drop(kind, int(np.count_nonzero(bad)), where)
+        bad = ahead | lost
+        if bad.any():
+            if self._tally.keep:
+                columns = columns._replace(t=np.where(bad, running, t))
+            else:
+                columns, running = type(columns)(*(column[~bad] for column in columns)), running[~bad]
+        late = int(np.count_nonzero(columns.t < running))
+        if late:
+            self._tally.repaired["reordered"] += late
+        order = np.argsort(columns.t, kind="stable")
+        return type(columns)(*(column[order] for column in columns))
+
+    def _earliest(self, running: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How early an event may be, given the latest time up to it."""
+        earliest = running - REORDER_US
+        return earliest if self._state.floor is None else np.maximum(earliest, self._state.floor)
+
+
+def _running(t: NDArray[np.int64], latest: int | None) -> NDArray[np.int64]:
+    running = np.maximum.accumulate(t)
+    return running if latest is None else np.maximum(running, latest)

@@ -1,8 +1,8 @@
 """Recording: one event file, decoded anew by every pass, in bounded memory.
 
 Station: the door of the way of the data. In comes a file that `open_recording` recognised, out come runs of
-`Events`. Each format supplies a `Reader` that fills columns in the order of the file; what is common to all
-(time order, hold-back, starting at a time, counting what was dropped) happens here.
+`Events`. Each format supplies a `Reader` that yields blocks in the order of the file; what is common to all
+(time order, starting at a time, counting what was dropped, the index) happens here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,44 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from sys import getrefcount
+from threading import Lock
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.events import MAX_SENSOR_SIDE, Events, Window
+from spiketrack.events import MAX_SENSOR_SIDE, Events, Triggers, Window
+from spiketrack.recordings.index import Checkpoint, Index
 from spiketrack.recordings.ordering import TimeOrder
 
-CHUNK_EVENTS = 1 << 20
+_POOL_EVENTS = 1 << 15
+_UNUSED = 3  # references to an array: the tuple that holds it, the loop's variable, the argument of getrefcount
 TIME_LIMIT_US = 1 << 62  # |t| beyond it cannot be a time, and sums of two times stay within int64
-_MAX_CHECKPOINTS = 4096
+Policy = Literal["drop", "keep", "fail"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a recording.
+
+    on_invalid: what to do with events that cannot be right. "drop" them; "keep" those that still have a pixel and a
+    polarity, with the latest time before them where their own cannot be (an event off the sensor or without a time
+    has nothing to keep and is dropped all the same); "fail" with a RecordingError at the first. All are counted.
+    threads: how many pieces of a RAW, DAT or ECF file are decoded at a time; the events do not depend on it.
+    index: use the sidecar index of the file, and write it where a pass went on for long.
+    """
+
+    on_invalid: Policy = "drop"
+    threads: int = 1
+    index: bool = True
+
+    def __post_init__(self) -> None:
+        if self.on_invalid not in get_args(Policy):
+            raise RecordingError(f"on_invalid must be one of {', '.join(get_args(Policy))}, got {self.on_invalid!r}")
+        if not 1 <= self.threads <= 64:
+            raise RecordingError(f"threads must be 1 .. 64, got {self.threads}")
 
 
 class Columns(NamedTuple):
@@ -46,71 +72,97 @@ class Columns(NamedTuple):
         return Columns(t[first:last], x[first:last], y[first:last], p[first:last])
 
 
+class ColumnPool:
+    """Memory for columns that is used again once nobody holds a view of it: fresh pages cost more than decoding.
+
+    Safe between threads. A consumer that keeps its events keeps their memory, and gets other memory next time.
+    """
+
+    _MOST = 16
+
+    def __init__(self) -> None:
+        self._pool: list[Columns] = []
+        self._lock = Lock()
+
+    def take(self, most: int, least: int) -> Columns:
+        """Columns of `least` to `most` events, with any content; only views of them may be handed on."""
+        with self._lock:
+            for columns in self._pool:
+                if len(columns.t) >= least and all(getrefcount(column) == _UNUSED for column in columns):
+                    return columns.cut(0, most)
+            columns = Columns.allocate(-(-least // _POOL_EVENTS) * _POOL_EVENTS)
+            self._pool = [*self._pool[1 - self._MOST :], columns]
+            return columns.cut(0, most)
+
+
+class Block(NamedTuple):
+    """What a reader yields: some events and triggers of the file.
+
+    columns: on-sensor events in the order of the file, fresh and owned by the receiver. place: where a new reader
+    continues, made of integers. rises: whether their times are known never to fall; None where it was not checked.
+    """
+
+    columns: Columns
+    place: Any
+    triggers: Triggers = Triggers.empty()
+    rises: bool | None = None
+
+
 @dataclass
 class Tally:
     """What one pass dropped (invalid) and mended (repaired), by kind, and where each kind was first dropped."""
 
+    path: Path | None = None
+    policy: Policy = "drop"
     invalid: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
     first_invalid: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def keep(self) -> bool:
+        return self.policy == "keep"
+
     def drop(self, kind: str, count: int, where: str) -> None:
+        """Count invalid events, the first of them at `where`. Raises RecordingError where the policy is to fail."""
         if count:
             self.invalid[kind] += count
             self.first_invalid.setdefault(kind, where)
-
-    def copy(self) -> Tally:
-        return Tally(self.invalid.copy(), self.repaired.copy(), self.first_invalid.copy())
+            if self.policy == "fail":
+                raise RecordingError(f"{self.path}: invalid: {kind}, first at {where}; --on-invalid drop goes on without")
 
 
 class Reader(AbstractContextManager["Reader"], ABC):
     """One pass over a file, in the order of the file."""
 
     @abstractmethod
-    def events_left(self) -> int:
-        """An upper bound of the events still to come."""
-
-    @abstractmethod
-    def fill(self, columns: Columns, n: int) -> tuple[int, bool]:
-        """Write on-sensor events to columns from index n on; returns the new n and whether the file has ended."""
-
-    @abstractmethod
-    def place(self) -> Any:
-        """Where the next `fill` continues, such that a new reader started there yields the same events."""
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    place: Any
-    order: TimeOrder
-    tally: Tally
-
-    @property
-    def latest_us(self) -> int:
-        return -TIME_LIMIT_US if self.order.latest is None else self.order.latest
+    def blocks(self) -> Iterator[Block]:
+        """All events still to come, a few 100,000 at a time at most; blocks may be empty."""
 
 
 class Recording(ABC):
     """One event file of a known format and sensor size. It holds no open file; every pass opens its own.
 
-    path; format: "evt2", "evt3", "dat", "hdf5", "aedat4" or "nmnist"; width, height: pixels.
-    invalid: events (or words) dropped by the latest pass, by kind: "off_sensor", "bad_polarity", "bad_time",
-    "time_backwards" (more than REORDER_US earlier than the latest time before it), "before_time" and
-    "before_address" (an event before the word that gives its time or its row), "unknown_word",
-    "truncated_word" (the file ends inside a word).
+    path; format: such as "evt3" or "hdf5"; width, height: pixels; options: see ReadOptions.
+    invalid: events (or words, lines, packets) that cannot be right, met by the latest pass, by kind: "off_sensor",
+    "bad_polarity", "bad_time", "time_backwards" (more than REORDER_US earlier than the latest time before it),
+    "time_ahead" (that much later than the many that follow it), "before_time" and "before_address" (an event before
+    the word that gives its time or its row), "unknown_word", "truncated_word" (the file ends inside a word),
+    "bad_clock" (a reading of the clock that those around it contradict), and others that a format names.
     repaired: events kept but mended, by kind: "reordered" (up to REORDER_US earlier than the latest time before
     them; moved to their place).
     first_invalid: for each kind of `invalid`, where the first one is.
     The three are new objects at the start of each pass, so that they tell of the latest pass only.
     """
 
-    def __init__(self, path: Path, format: str, width: int, height: int) -> None:
+    def __init__(
+        self, path: Path, format: str, width: int, height: int, options: ReadOptions = ReadOptions()
+    ) -> None:
         for name, side in (("width", width), ("height", height)):
             if not 0 < side <= MAX_SENSOR_SIDE:
                 raise RecordingError(f"{path}: a {name} of {side} pixels cannot be; expected 1 .. {MAX_SENSOR_SIDE}")
-        self.path, self.format, self.width, self.height = path, format, width, height
-        self._restart(Tally())
-        self._checkpoints: list[_Checkpoint] = []
+        self.path, self.format, self.width, self.height, self.options = path, format, width, height, options
+        self._restart(Tally(path, options.on_invalid))
+        self._index: Index | None = None
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}, {self.format}, {self.width}x{self.height})"
@@ -124,38 +176,39 @@ class Recording(ABC):
         return None
 
     def chunks(self, start_us: int | None = None) -> Iterator[Events]:
-        """All events with t >= start_us (all where None), in runs of 1 to CHUNK_EVENTS events.
+        """All events with t >= start_us (all where None), in runs of at least 1 and at most a few 100,000 events.
 
         The runs follow each other in time: every event is on the sensor and none is earlier than one before it,
         also across runs. Memory is a few runs, whatever the length of the file. A second pass that starts late
-        continues from where an earlier pass of this object came by, with the same events and counts.
+        continues from where an earlier pass came by, with the same events and counts; see `ReadOptions.index`.
         Raises RecordingError naming the file where it cannot be read.
+        """
+        return (events for events, _ in self.chunks_with_triggers(start_us) if len(events))
+
+    def chunks_with_triggers(self, start_us: int | None = None) -> Iterator[tuple[Events, Triggers]]:
+        """As `chunks`, with the triggers that the file holds about where it holds these events.
+
+        Runs may be without events where there are triggers. Triggers come in the order of the file.
         """
         if start_us is not None and abs(start_us) > TIME_LIMIT_US:
             raise RecordingError(f"{self.path}: start_us = {start_us} is no time in microseconds")
         checkpoint = self._checkpoint_before(start_us)
-        order, tally = checkpoint.order.copy(), checkpoint.tally.copy()
+        tally = Tally(self.path, self.options.on_invalid, *checkpoint.counters())
         self._restart(tally)
-        held = Columns.allocate(0)
-        with self._reader(tally, checkpoint.place) as reader:
-            ended = False
-            while not ended:
-                first = len(held.t)
-                columns = Columns.allocate(min(CHUNK_EVENTS, first + reader.events_left()))
-                for column, kept in zip(columns, held, strict=True):
-                    column[:first] = kept
-                n, ended = reader.fill(columns, first)
-                n = order.arrange(columns, first, n, tally)
-                settled = n if ended else order.settle(columns.t[:n], CHUNK_EVENTS // 2)
-                held = columns.cut(settled, n)
-                since = 0 if start_us is None else int(np.searchsorted(columns.t[:settled], start_us))
-                if not ended:
-                    self._remember(_Checkpoint(reader.place(), order.copy(), tally.copy()))
-                if since < settled:
-                    run = columns.cut(since, settled)
-                    for column in run:
-                        column.flags.writeable = False
-                    yield Events.trusted(*run, self.width, self.height)
+        order = TimeOrder(tally, checkpoint.order)
+        earliest = -TIME_LIMIT_US if start_us is None else start_us
+        waiting = Triggers.empty()
+        try:
+            with self._reader(tally, checkpoint.place) as reader:
+                for block in reader.blocks():
+                    handed_out = order.push(block.columns, block.rises)
+                    self._remember(block.place, order, tally)
+                    yield from self._runs(handed_out, waiting, earliest)
+                    waiting = Triggers.concatenate([waiting, block.triggers]) if not handed_out else block.triggers
+            yield from self._runs(order.rest() or [Columns.allocate(0)], waiting, earliest)
+        finally:
+            if self._index is not None:
+                self._index.save()
 
     def read(self, start_us: int, end_us: int) -> Window:
         """All events of [start_us, end_us) at once, for random access; memory is that of the window."""
@@ -166,22 +219,45 @@ class Recording(ABC):
                 break
         return Window.of(Events.concatenate(parts), start_us, end_us)
 
+    def _runs(
+        self, handed_out: list[Columns], triggers: Triggers, earliest: int
+    ) -> Iterator[tuple[Events, Triggers]]:
+        for columns in handed_out:
+            if len(columns.t) and columns.t[0] < earliest:
+                columns = columns.cut(int(np.searchsorted(columns.t, earliest)), len(columns.t))
+            if len(triggers):
+                triggers = triggers.between(earliest, TIME_LIMIT_US)
+            for column in columns:
+                column.flags.writeable = False
+            if len(columns.t) or len(triggers):
+                yield Events.trusted(*columns, self.width, self.height), triggers
+            triggers = Triggers.empty()
+
     def _restart(self, tally: Tally) -> None:
         self.invalid, self.repaired, self.first_invalid = tally.invalid, tally.repaired, tally.first_invalid
 
-    def _checkpoint_before(self, start_us: int | None) -> _Checkpoint:
+    def _checkpoint_before(self, start_us: int | None) -> Checkpoint:
         """The last known state in which every event so far was earlier than start_us: none of them is needed."""
+        if self._index is None:
+            self._index = Index(self.path, self._index_key(), on_disk=self.options.index)
         if start_us is None:
-            return _Checkpoint(None, TimeOrder(), Tally())
+            return Checkpoint.start()
         place = self._seek(start_us)
-        i = bisect_left(self._checkpoints, start_us, key=lambda checkpoint: checkpoint.latest_us)
-        if place is None and i:
-            return self._checkpoints[i - 1]
-        return _Checkpoint(place, TimeOrder(), Tally())
+        if place is not None:
+            return Checkpoint.start()._replace(place=place)
+        return self._index.before(start_us)
 
-    def _remember(self, checkpoint: _Checkpoint) -> None:
-        known = self._checkpoints
-        if checkpoint.latest_us > (known[-1].latest_us if known else -TIME_LIMIT_US):
-            known.append(checkpoint)
-            if len(known) > _MAX_CHECKPOINTS:
-                del known[::2]
+    def _index_key(self) -> dict[str, Any]:
+        """What the index depends on beside the file itself."""
+        return {
+            "format": self.format,
+            "width": self.width,
+            "height": self.height,
+            "on_invalid": self.options.on_invalid,
+        }
+
+    def _remember(self, place: Any, order: TimeOrder, tally: Tally) -> None:
+        if self._index is not None and self._index.wants(order.state):
+            self._index.add(
+                Checkpoint(place, order.state, dict(tally.invalid), dict(tally.repaired), dict(tally.first_invalid))
+            )

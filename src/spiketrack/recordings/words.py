@@ -1,37 +1,66 @@
-"""Files of fixed-size words (EVT2, EVT3, DAT), read in pieces with the decoder's state handed on."""
+"""Files of fixed-size words (EVT2, EVT2.1, EVT3, DAT), decoded in pieces, several at a time.
+
+A piece is decoded from the state that the piece before it leaves behind. With more than one thread that state is not
+known yet: the words before the piece tell what it must be, the piece is decoded on that guess, and the guess is
+compared with the truth when the piece before is done. Where only whole turns of the clock are missing they are
+added; where more is wrong the piece is decoded again. So the result never depends on the number of threads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.recording import Columns, Reader, Recording, Tally
+from spiketrack.events import Triggers
+from spiketrack.recordings.recording import Block, ColumnPool, Columns, Reader, ReadOptions, Recording, Tally
 
-PIECE_BYTES = 1 << 20
-FAULTS = ("before_time", "before_address", "off_sensor", "unknown_word")
-BEFORE_TIME, BEFORE_ADDRESS, OFF_SENSOR, UNKNOWN_WORD = range(len(FAULTS))
+PIECE_WORDS = 1 << 18
+BLOCK_WORDS = 2048
+FAULTS = ("before_time", "before_address", "off_sensor", "unknown_word", "bad_clock")
+BEFORE_TIME, BEFORE_ADDRESS, OFF_SENSOR, UNKNOWN_WORD, BAD_CLOCK = range(len(FAULTS))
+CLOCK, BEFORE = 0, 1  # places in the state of every kind of words
+_LOOK_BACK_WORDS = 1 << 14
+
+
+@njit(cache=True, nogil=True)
+def count_fault(faults, kind, count, byte):
+    """Add to faults[kind]: the count and, the first time, the byte."""
+    if count and faults[kind, 0] == 0:
+        faults[kind, 1] = byte
+    faults[kind, 0] += count
 
 
 @dataclass(frozen=True)
 class WordFormat:
     """How to decode one kind of words.
 
-    kernel(words, columns, n, state, faults, sensor, byte) -> (words used, n): decodes until the words are used up
-    or the columns are full. words: (W,) of dtype; columns: (t, x, y, p), written from index n on; state: int64,
-    updated; faults: (len(FAULTS), 2) int64 counts and first byte, updated; sensor: (width, height); byte: the
-    place of words[0] in the file.
+    kernel(words, columns, triggers, state, faults, sensor, byte) -> (words used, events, triggers, time never falls):
+    decodes blocks of BLOCK_WORDS until the words are used up or what is to be written might not have room. words:
+    (W,) of dtype; columns: (t, x, y, p); triggers: (t, channel, value); state: int64, updated, first the unwrapped
+    clock (-1 before the first reading) and the clock before a suspect reading (else -1); faults: (len(FAULTS), 2)
+    int64 counts and first byte, updated; sensor: (width, height); byte: the place of words[0] in the file.
+    rewind(words) -> state after these words, its clock not unwrapped, or -1 where they do not tell.
+    span: the clock's readings before it wraps; unit_us: what one of them is. events_per_word: at most.
     """
 
     name: str
     dtype: type[np.unsignedinteger]
-    kernel: Callable[..., tuple[int, int]]
+    kernel: Callable[..., tuple[int, int, int, bool]]
+    rewind: Callable[[NDArray], NDArray[np.int64]]
     start: tuple[int, ...]
+    span: int
+    unit_us: int
     events_per_word: int
     max_side: int
 
@@ -41,85 +70,208 @@ class WordFormat:
 
 
 class WordRecording(Recording):
-    """A recording in words after a header of `data_start` bytes."""
-
-    def __init__(self, path: Path, words: WordFormat, data_start: int, width: int, height: int) -> None:
-        super().__init__(path, words.name, width, height)
-        self._words, self._data_start = words, data_start
-        self._piece_bytes = PIECE_BYTES
-
-    def _reader(self, tally: Tally, place: Any) -> WordReader:
-        return WordReader(self, self._words, tally, place or (self._data_start, self._words.start), self._piece_bytes)
-
-
-class WordReader(Reader):
-    """One pass; `place` is the byte of the next word and the decoder's state there."""
+    """A recording in words after a header of `data_start` bytes; offset_us is added to every time."""
 
     def __init__(
         self,
-        recording: Recording,
+        path: Path,
         words: WordFormat,
-        tally: Tally,
-        place: tuple[int, tuple[int, ...]],
-        piece_bytes: int,
+        data_start: int,
+        size: tuple[int, int],
+        options: ReadOptions,
+        offset_us: int = 0,
     ) -> None:
-        self._path, self._sensor = recording.path, (recording.width, recording.height)
-        self._format, self._tally = words, tally
+        super().__init__(path, words.name, *size, options)
+        self.words, self.data_start, self.offset_us = words, data_start, offset_us
+        self._piece_words = PIECE_WORDS
+
+    def _reader(self, tally: Tally, place: Any) -> WordReader:
+        return WordReader(self, tally, place or (self.data_start, self.words.start), self._piece_words)
+
+
+@dataclass
+class _Part:
+    """What one call of the kernel gave: its events, and byte and state behind the last word it used."""
+
+    columns: Columns
+    triggers: Triggers
+    rises: bool
+    byte: int
+    state: NDArray[np.int64]
+
+
+@dataclass
+class _Decoded:
+    start: NDArray[np.int64]
+    parts: list[_Part]
+    faults: NDArray[np.int64]
+
+
+class WordReader(Reader):
+    """One pass; a place is the byte of the next word and the decoder's state there."""
+
+    def __init__(self, recording: WordRecording, tally: Tally, place: tuple[int, tuple[int, ...]], piece: int) -> None:
+        self._recording, self._format, self._tally = recording, recording.words, tally
         self._byte, self._state = place[0], np.array(place[1], np.int64)
-        self._words: NDArray = np.empty(0, words.dtype)
-        self._rest = b""  # the start of a word that the last piece cut
-        self._piece_bytes = piece_bytes
-        self._buffer = bytearray(piece_bytes + words.word_bytes)
+        self._piece_bytes = piece * self._format.word_bytes
+        self._room = (BLOCK_WORDS + 2) * self._format.events_per_word  # what the kernel wants free to go on
+        self._most = piece + self._room
+        self._pool, self._buffers = ColumnPool(), threading.local()
+        self._density = 1.0  # events per word to make room for
         try:
-            self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
-            self._size = self._path.stat().st_size
-            self._file.seek(self._byte)
+            self._file = os.open(recording.path, os.O_RDONLY)
         except OSError as error:
-            raise RecordingError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise RecordingError(f"{recording.path}: cannot be read: {error.strerror}") from error
+        whole, self._cut = divmod(max(0, os.fstat(self._file).st_size - self._byte), self._format.word_bytes)
+        self._end = self._byte + whole * self._format.word_bytes
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._file)
 
-    def place(self) -> tuple[int, tuple[int, ...]]:
-        return self._byte, tuple(self._state.tolist())
+    def blocks(self) -> Iterator[Block]:
+        threads = self._recording.options.threads
+        decoded = self._in_turn() if threads == 1 else self._in_parallel(threads)
+        for piece in decoded:
+            for kind, (count, byte) in zip(FAULTS, piece.faults.tolist(), strict=True):
+                self._tally.drop(kind, count, f"byte {byte}")
+            for part in piece.parts:
+                yield Block(part.columns, (part.byte, tuple(part.state.tolist())), part.triggers, part.rises)
+        if self._cut:
+            self._tally.drop("truncated_word", 1, f"byte {self._end}")
 
-    def events_left(self) -> int:
-        return (max(0, self._size - self._byte) // self._format.word_bytes + 1) * self._format.events_per_word
+    def _in_turn(self) -> Iterator[_Decoded]:
+        state = self._state
+        for byte in range(self._byte, self._end, self._piece_bytes):
+            piece = self._decode(self._read(byte), byte, state)
+            state = piece.parts[-1].state
+            yield piece
 
-    def fill(self, columns: Columns, n: int) -> tuple[int, bool]:
-        faults = np.zeros((len(FAULTS), 2), np.int64)
-        ended = False
-        while True:
-            if not len(self._words) and not self._read():
-                ended = True
+    def _in_parallel(self, threads: int) -> Iterator[_Decoded]:
+        truth = self._state
+        waiting: deque[tuple[int, Future[_Decoded]]] = deque()
+        starts = iter(range(self._byte, self._end, self._piece_bytes))
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        try:
+            clock = int(truth[CLOCK])
+            for byte in starts:
+                guess = truth.copy() if byte == self._byte else self._guess(byte, clock)
+                clock = int(guess[CLOCK])
+                waiting.append((byte, pool.submit(self._read_and_decode, byte, guess)))
+                if len(waiting) > threads:
+                    piece = self._verified(*waiting.popleft(), truth)
+                    truth = piece.parts[-1].state
+                    yield piece
+            while waiting:
+                piece = self._verified(*waiting.popleft(), truth)
+                truth = piece.parts[-1].state
+                yield piece
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _guess(self, byte: int, clock: int) -> NDArray[np.int64]:
+        """The state before a piece, as the words before it tell. clock: that of the piece before, -1 if unknown."""
+        word = self._format.word_bytes
+        first = max(self._byte, byte - _LOOK_BACK_WORDS * word)
+        state = self._format.rewind(self._read_into(np.empty(byte - first, np.uint8), first))
+        if clock >= 0 and state[CLOCK] >= 0:
+            state[CLOCK] = clock + (state[CLOCK] - clock) % self._format.span
+        return state
+
+    def _verified(self, byte: int, future: Future[_Decoded], truth: NDArray[np.int64]) -> _Decoded:
+        piece = future.result()
+        guess = piece.start
+        known = guess >= 0
+        known[CLOCK] = False
+        turns, rest = divmod(int(truth[CLOCK] - guess[CLOCK]), self._format.span)
+        unknown_was_used = piece.faults[BEFORE_TIME, 0] or piece.faults[BEFORE_ADDRESS, 0]
+        same = (guess[known] == truth[known]).all() and truth[BEFORE] < 0 and truth[CLOCK] >= 0 and guess[CLOCK] >= 0
+        if not np.array_equal(guess, truth) and (rest or unknown_was_used or not same):
+            return self._decode(self._read(byte), byte, truth)
+        for part in piece.parts:
+            if turns:
+                part.columns.t[:] += turns * self._format.span * self._format.unit_us
+                part.triggers = _later(part.triggers, turns * self._format.span * self._format.unit_us)
+                part.state[CLOCK] += turns * self._format.span
+                if part.state[BEFORE] >= 0:
+                    part.state[BEFORE] += turns * self._format.span
+            untouched = part.state == -1
+            untouched[BEFORE] = False
+            part.state[untouched] = truth[untouched]
+        return piece
+
+    def _read_and_decode(self, byte: int, state: NDArray[np.int64]) -> _Decoded:
+        return self._decode(self._read(byte), byte, state)
+
+    def _decode(self, words: NDArray, byte: int, start: NDArray[np.int64]) -> _Decoded:
+        """All events of a piece, in parts that end where `self._most` events are reached."""
+        state, faults, parts = start.copy(), np.zeros((len(FAULTS), 2), np.int64), []
+        while len(words) or not parts:
+            part, used = self._decode_part(words, byte, state, faults)
+            words, byte = words[used:], part.byte
+            parts.append(part)
+        return _Decoded(start, parts, faults)
+
+    def _decode_part(
+        self, words: NDArray, byte: int, state: NDArray[np.int64], faults: NDArray[np.int64]
+    ) -> tuple[_Part, int]:
+        """As many words as give self._most events; memory is taken for about as many as the last part had."""
+        kernel, sensor = self._format.kernel, (self._recording.width, self._recording.height)
+        offset_us = self._recording.offset_us
+        triggers = tuple(np.empty(4 * BLOCK_WORDS, dtype) for dtype in (np.int64, np.uint8, np.uint8))
+        columns = self._pool.take(self._most, min(self._most, int(len(words) * self._density) + self._room))
+        used, n, m, rises = kernel(words, tuple(columns), triggers, state, faults, sensor, byte)
+        met = [Triggers(*(column[:m].copy() for column in triggers))]
+        while used < len(words) and (len(columns.t) < self._most or m + BLOCK_WORDS > len(triggers[0])):
+            wider = columns
+            if len(columns.t) < self._most:
+                wider = self._pool.take(self._most, self._most)
+                for column, old in zip(wider, columns, strict=True):
+                    column[:n] = old[:n]
+            more, k, m, orderly = kernel(
+                words[used:],
+                tuple(wider.cut(n, len(wider.t))),
+                triggers,
+                state,
+                faults,
+                sensor,
+                byte + used * self._format.word_bytes,
+            )
+            columns, used = wider, used + more
+            rises = rises and orderly and (not n or not k or wider.t[n] >= wider.t[n - 1])
+            n += k
+            met.append(Triggers(*(column[:m].copy() for column in triggers)))
+            if not more:
                 break
-            used, n = self._format.kernel(self._words, tuple(columns), n, self._state, faults, self._sensor, self._byte)
-            self._words = self._words[used:]
-            self._byte += used * self._format.word_bytes
-            if len(self._words):
-                break
-        for kind, (count, byte) in zip(FAULTS, faults.tolist(), strict=True):
-            self._tally.drop(kind, count, f"byte {byte}")
-        if ended and self._rest:
-            self._tally.drop("truncated_word", 1, f"byte {self._byte}")
-        return n, ended
+        self._density = n / max(used, 1) * 1.2
+        columns = columns.cut(0, n)
+        if offset_us:
+            columns.t[:] += offset_us
+        byte += used * self._format.word_bytes
+        return _Part(columns, _later(Triggers.concatenate(met), offset_us), bool(rises), byte, state.copy()), used
 
-    def _read(self) -> bool:
-        """Read pieces until there is a whole word; False at the end of the file."""
-        while True:
-            kept = len(self._rest)
-            self._buffer[:kept] = self._rest
+    def _read(self, byte: int) -> NDArray:
+        """The words of a piece; valid until this thread reads again."""
+        if not hasattr(self._buffers, "piece"):
+            self._buffers.piece = np.empty(self._piece_bytes, np.uint8)
+        return self._read_into(self._buffers.piece[: min(self._piece_bytes, self._end - byte)], byte)
+
+    def _read_into(self, buffer: NDArray[np.uint8], byte: int) -> NDArray:
+        got = 0
+        while got < len(buffer):
             try:
-                got = self._file.readinto(memoryview(self._buffer)[kept : kept + self._piece_bytes])
+                more = os.preadv(self._file, [memoryview(buffer)[got:]], byte + got)
             except OSError as error:
-                raise RecordingError(f"{self._path}: reading failed at byte {self._byte}: {error.strerror}") from error
-            if not got:
-                return False
-            whole, cut = divmod(kept + got, self._format.word_bytes)
-            self._rest = bytes(self._buffer[kept + got - cut : kept + got])
-            if whole:
-                self._words = np.frombuffer(self._buffer, self._format.dtype, whole)
-                return True
+                raise RecordingError(
+                    f"{self._recording.path}: reading failed at byte {byte + got}: {error.strerror}"
+                ) from error
+            if not more:
+                raise RecordingError(f"{self._recording.path}: the file shrank to {byte + got} bytes while it was read")
+            got += more
+        return buffer.view(self._format.dtype)
+
+
+def _later(triggers: Triggers, by_us: int) -> Triggers:
+    return Triggers(triggers.t + by_us, triggers.channel, triggers.value) if by_us and len(triggers) else triggers

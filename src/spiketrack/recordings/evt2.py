@@ -1,0 +1,234 @@
+"""EVT2 and EVT2.1: 32-bit and 64-bit words of Prophesee RAW files, type in the highest 4 bits.
+
+In come words, out go on-sensor events and triggers in the order of the file. Blocks of EVT2 are decoded without a
+branch, assuming that nothing is wrong with them, and checked; where something is, or where there are triggers, the
+block is decoded again word by word, with every fault counted. EVT2.1 is EVT2 in which the lower half of a word is a
+mask of 32 neighbours. Source of the layouts: EVT 2.0 and EVT 2.1 formats, Prophesee documentation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import int64, njit, uint8, uint16, uint64
+
+from spiketrack.recordings.clock import SUSPECT_US, unwrap
+from spiketrack.recordings.words import (
+    BAD_CLOCK,
+    BEFORE,
+    BEFORE_TIME,
+    BLOCK_WORDS,
+    CLOCK,
+    OFF_SENSOR,
+    UNKNOWN_WORD,
+    WordFormat,
+    count_fault,
+)
+
+SPAN = 1 << 28  # TIME_HIGH readings
+UNIT_US = 64
+
+
+@njit(cache=True, nogil=True)
+def _pack(words, packed, high):
+    """The events of a block: TIME_HIGH since its start << 32 | word.
+
+    Returns their number, the last TIME_HIGH (not unwrapped) and whether there was nothing but rising time and events.
+    """
+    n, state, odd = uint64(0), uint64(0), uint64(0)
+    first = last = uint64(high)
+    for i in range(len(words)):
+        w = uint64(words[i])
+        kind, value = w >> uint64(28), w & uint64(0xFFFFFFF)
+        packed[n] = state | w
+        n += uint64(kind <= uint64(1))
+        is_high = kind == uint64(8)
+        step = value - last
+        odd |= uint64(is_high) & uint64(step > uint64(SUSPECT_US // UNIT_US))
+        odd |= (uint64(0x3EFC) >> kind) & uint64(1)  # all but CD_OFF, CD_ON, TIME_HIGH, OTHERS, CONTINUED
+        last = value if is_high else last
+        state = (value - first) << uint64(32) if is_high else state
+    return int64(n), int64(last), odd == 0
+
+
+@njit(cache=True, nogil=True)
+def _unpack(packed, base_us, t, x, y, p, sensor):
+    """Packed events to columns; returns whether all lie on the sensor, and whether time never falls."""
+    width, height = uint64(sensor[0]), uint64(sensor[1])
+    off, falls = uint64(0), uint64(0)
+    for i in range(len(packed)):
+        event = packed[i]
+        column, row = (event >> uint64(11)) & uint64(0x7FF), event & uint64(0x7FF)
+        off |= uint64(column >= width) | uint64(row >= height)
+        t[i] = base_us + int64(((event >> uint64(32)) << uint64(6)) | ((event >> uint64(22)) & uint64(0x3F)))
+        x[i] = uint16(column)
+        y[i] = uint16(row)
+        p[i] = uint8((event >> uint64(28)) & uint64(1))
+    for i in range(1, len(packed)):
+        falls |= uint64(t[i] < t[i - 1])
+    return off == 0, falls == 0
+
+
+@njit(cache=True, nogil=True)
+def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
+    """One block, word by word; returns the number of events, of triggers, and if time never falls."""
+    t, x, y, p = columns
+    trigger_t, trigger_channel, trigger_value = triggers
+    width, height = sensor
+    high, before = state[CLOCK], state[BEFORE]
+    rises, latest = True, int64(-1)
+    for i in range(len(words)):
+        word = int64(words[i])
+        kind = word >> 28
+        time = (high << 6) | ((word >> 22) & 0x3F)
+        if kind <= 1:  # CD_OFF, CD_ON
+            column, row = (word >> 11) & 0x7FF, word & 0x7FF
+            if high < 0:
+                count_fault(faults, BEFORE_TIME, 1, byte + 4 * i)
+            elif column >= width or row >= height:
+                count_fault(faults, OFF_SENSOR, 1, byte + 4 * i)
+            else:
+                t[n], x[n], y[n], p[n] = time, column, row, kind
+                n += 1
+                rises &= time >= latest
+                latest = time
+        elif kind == 0x8:  # TIME_HIGH
+            high, before, restored = unwrap(high, before, word & 0xFFFFFFF, SPAN, UNIT_US)
+            count_fault(faults, BAD_CLOCK, int(restored), byte + 4 * i)
+        elif kind == 0xA:  # EXT_TRIGGER
+            if high < 0:
+                count_fault(faults, BEFORE_TIME, 1, byte + 4 * i)
+            else:
+                trigger_t[m], trigger_channel[m], trigger_value[m] = time, (word >> 8) & 0x1F, word & 1
+                m += 1
+        elif kind < 0xE:  # OTHERS, CONTINUED carry no events
+            count_fault(faults, UNKNOWN_WORD, 1, byte + 4 * i)
+    state[CLOCK], state[BEFORE] = high, before
+    return n, m, rises
+
+
+@njit(cache=True, nogil=True)
+def decode_evt2(words, columns, triggers, state, faults, sensor, byte):
+    """See WordFormat."""
+    t, x, y, p = columns
+    packed = np.empty(BLOCK_WORDS + 1, np.uint64)
+    n = m = used = 0
+    rises = True
+    while used < len(words) and n + len(packed) <= len(t) and m + BLOCK_WORDS <= len(triggers[0]):
+        block = words[used : used + BLOCK_WORDS]
+        first, done = n, False
+        if state[CLOCK] >= 0 and state[BEFORE] < 0:
+            count, high, done = _pack(block, packed, state[CLOCK] & (SPAN - 1))
+            if done:
+                last = n + count
+                on_sensor, orderly = _unpack(
+                    packed[:count], state[CLOCK] << 6, t[n:last], x[n:last], y[n:last], p[n:last], sensor
+                )
+                done = on_sensor
+                if done:
+                    state[CLOCK] += high - (state[CLOCK] & (SPAN - 1))
+                    n = last
+        if not done:
+            n, m, orderly = _careful(block, columns, n, triggers, m, state, faults, sensor, byte + 4 * used)
+        rises &= orderly and (first == 0 or n == first or t[first] >= t[first - 1])
+        used += len(block)
+    return used, n, m, rises
+
+
+@njit(cache=True, nogil=True)
+def rewind_evt2(words):
+    """The last TIME_HIGH of these words."""
+    state = np.full(2, -1, np.int64)
+    for i in range(len(words) - 1, -1, -1):
+        if int64(words[i]) >> 28 == 0x8:
+            state[CLOCK] = int64(words[i]) & 0xFFFFFFF
+            break
+    return state
+
+
+@njit(cache=True, nogil=True)
+def _ordered(word, halves_swapped):
+    """A word with its type in the highest bits."""
+    return (word >> uint64(32)) | (word << uint64(32)) if halves_swapped else word
+
+
+@njit(cache=True, nogil=True)
+def _decode_evt21(words, columns, triggers, state, faults, sensor, byte, halves_swapped):
+    """See WordFormat; halves_swapped: the 32-bit half with the type comes first in the file."""
+    t, x, y, p = columns
+    trigger_t, trigger_channel, trigger_value = triggers
+    width, height = sensor
+    high, before = state[CLOCK], state[BEFORE]
+    n = m = used = 0
+    rises, latest = True, int64(-1)
+    while used < len(words) and n + 32 <= len(t) and m < len(trigger_t):
+        word = _ordered(uint64(words[used]), halves_swapped)
+        kind, mask = int64(word >> uint64(60)), int64(word & uint64(0xFFFFFFFF))
+        time = (high << 6) | int64((word >> uint64(54)) & uint64(0x3F))
+        if kind <= 1:  # EVT_NEG, EVT_POS
+            column, row = int64((word >> uint64(43)) & uint64(0x7FF)), int64((word >> uint64(32)) & uint64(0x7FF))
+            dropped = 0
+            for bit in range(32):
+                if (mask >> bit) & 1:
+                    if high >= 0 and column + bit < width and row < height:
+                        t[n], x[n], y[n], p[n] = time, column + bit, row, kind
+                        n += 1
+                        rises &= time >= latest
+                        latest = time
+                    else:
+                        dropped += 1
+            if dropped:
+                count_fault(faults, BEFORE_TIME if high < 0 else OFF_SENSOR, dropped, byte + 8 * used)
+        elif kind == 0x8:  # TIME_HIGH
+            reading = int64((word >> uint64(32)) & uint64(0xFFFFFFF))
+            high, before, restored = unwrap(high, before, reading, SPAN, UNIT_US)
+            count_fault(faults, BAD_CLOCK, int(restored), byte + 8 * used)
+        elif kind == 0xA:  # EXT_TRIGGER
+            if high < 0:
+                count_fault(faults, BEFORE_TIME, 1, byte + 8 * used)
+            else:
+                trigger_t[m], trigger_channel[m] = time, (word >> uint64(40)) & uint64(0x1F)
+                trigger_value[m] = (word >> uint64(32)) & uint64(1)
+                m += 1
+        elif kind < 0xE:  # OTHERS, CONTINUED carry no events
+            count_fault(faults, UNKNOWN_WORD, 1, byte + 8 * used)
+        used += 1
+    state[CLOCK], state[BEFORE] = high, before
+    return used, n, m, rises
+
+
+@njit(cache=True, nogil=True)
+def _rewind_evt21(words, halves_swapped):
+    state = np.full(2, -1, np.int64)
+    for i in range(len(words) - 1, -1, -1):
+        word = _ordered(uint64(words[i]), halves_swapped)
+        if word >> uint64(60) == uint64(0x8):
+            state[CLOCK] = int64((word >> uint64(32)) & uint64(0xFFFFFFF))
+            break
+    return state
+
+
+def decode_evt21(words, columns, triggers, state, faults, sensor, byte):
+    """Words as little-endian 64-bit numbers."""
+    return _decode_evt21(words, columns, triggers, state, faults, sensor, byte, False)
+
+
+def decode_evt21_swapped(words, columns, triggers, state, faults, sensor, byte):
+    """Words whose upper 32-bit half comes first in the file."""
+    return _decode_evt21(words, columns, triggers, state, faults, sensor, byte, True)
+
+
+def rewind_evt21(words):
+    """The last TIME_HIGH of these words."""
+    return _rewind_evt21(words, False)
+
+
+def rewind_evt21_swapped(words):
+    """The last TIME_HIGH of these words."""
+    return _rewind_evt21(words, True)
+
+
+EVT2 = WordFormat("evt2", np.uint32, decode_evt2, rewind_evt2, (-1, -1), SPAN, UNIT_US, 1, 1 << 11)
+EVT21 = WordFormat("evt2.1", np.uint64, decode_evt21, rewind_evt21, (-1, -1), SPAN, UNIT_US, 32, 1 << 11)
+EVT21_SWAPPED = WordFormat(
+    "evt2.1", np.uint64, decode_evt21_swapped, rewind_evt21_swapped, (-1, -1), SPAN, UNIT_US, 32, 1 << 11
+)

@@ -1,0 +1,141 @@
+"""The index of a recording: states of a pass at intervals, so that a later pass need not start at the beginning.
+
+It is built while a file is decoded for the first time, kept with the Recording, and written beside the file
+(`<name>.spikeindex`, JSON). It holds for a file of the same size and modification time, read in the same way;
+anything else is as if there were no index.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect_left
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spiketrack.errors import RecordingError
+from spiketrack.recordings.ordering import OrderState
+from spiketrack.replacing import write_whole
+
+SUFFIX = ".spikeindex"
+VERSION = 1
+SPACING_EVENTS = 1 << 19
+MOST_CHECKPOINTS = 4096
+_LEAST_WRITTEN = 8  # checkpoints; a shorter file is decoded in no time
+_MOST_BYTES = 1 << 24
+_log = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """Where a pass can begin: the reader's place, the state of the time order, and what was counted so far."""
+
+    place: Any
+    order: OrderState
+    invalid: dict[str, int]
+    repaired: dict[str, int]
+    first_invalid: dict[str, str]
+
+    @classmethod
+    def start(cls) -> Checkpoint:
+        return cls(None, OrderState(), {}, {}, {})
+
+    def counters(self) -> tuple[Counter[str], Counter[str], dict[str, str]]:
+        """Copies that a pass may count on."""
+        return Counter(self.invalid), Counter(self.repaired), dict(self.first_invalid)
+
+
+class Index:
+    """Checkpoints in the order of the file, their latest times rising.
+
+    path: the recording. key: what else the checkpoints depend on. on_disk: whether to read and write the sidecar.
+    """
+
+    def __init__(self, path: Path, key: dict[str, Any], *, on_disk: bool) -> None:
+        self._path, self._sidecar, self._on_disk = path, path.with_name(path.name + SUFFIX), on_disk
+        self._key = {"version": VERSION, **self._file_key(), **key}
+        self._spacing = SPACING_EVENTS
+        self._checkpoints: list[Checkpoint] = self._load() if on_disk else []
+        self._written = len(self._checkpoints)
+
+    def before(self, start_us: int) -> Checkpoint:
+        """The last checkpoint up to which every event was earlier than start_us."""
+        i = bisect_left(self._checkpoints, start_us, key=_latest)
+        return self._checkpoints[i - 1] if i else Checkpoint.start()
+
+    def wants(self, order: OrderState) -> bool:
+        """Whether a pass in this state has come far enough beyond the last checkpoint."""
+        last = self._checkpoints[-1].order if self._checkpoints else OrderState(seen=0)
+        return order.latest is not None and (
+            order.seen >= last.seen + self._spacing and (last.latest is None or order.latest > last.latest)
+        )
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints.append(checkpoint)
+        if len(self._checkpoints) > MOST_CHECKPOINTS:
+            del self._checkpoints[::2]
+            self._spacing *= 2
+
+    def save(self) -> None:
+        """Write the sidecar where there is more to write than before; where that is impossible, say so and go on."""
+        new = len(self._checkpoints) - self._written
+        if not self._on_disk or new < _LEAST_WRITTEN or self._file_key() != {k: self._key[k] for k in self._file_key()}:
+            return
+        content = {"key": self._key, "checkpoints": self._checkpoints}
+        try:
+            write_whole(self._sidecar, json.dumps(content), RecordingError)
+            self._written = len(self._checkpoints)
+        except RecordingError as error:
+            self._on_disk = False
+            _log.info("no index is kept: %s", error)
+
+    def _file_key(self) -> dict[str, int]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise RecordingError(f"{self._path}: cannot be read: {error.strerror}") from error
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def _load(self) -> list[Checkpoint]:
+        try:
+            if self._sidecar.stat().st_size > _MOST_BYTES:
+                raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+            content = json.loads(self._sidecar.read_text("utf-8"))
+            if content["key"] != self._key:
+                _log.info("%s belongs to another file or another way of reading; it will be made anew", self._sidecar)
+                return []
+            checkpoints = [_checkpoint(entry, self._key["size"]) for entry in content["checkpoints"]]
+            times = [_latest(checkpoint) for checkpoint in checkpoints]
+            if len(times) > MOST_CHECKPOINTS or times != sorted(set(times)):
+                raise ValueError("its times are out of order")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            _log.warning("%s is not a readable index (%s); it will be made anew", self._sidecar, error)
+            return []
+        return checkpoints
+
+
+def _latest(checkpoint: Checkpoint) -> int:
+    if checkpoint.order.latest is None:
+        raise ValueError("a checkpoint without a time")
+    return checkpoint.order.latest
+
+
+def _checkpoint(entry: list[Any], size: int) -> Checkpoint:
+    """A checkpoint as JSON gives it back. Raises ValueError or TypeError where it cannot be one."""
+    place, order, invalid, repaired, first = entry
+    for count in (*order, *invalid.values(), *repaired.values()):
+        if type(count) is not int:
+            raise ValueError(f"{count!r} is not a whole number")
+    if not all(type(where) is str for where in first.values()):
+        raise ValueError("a place that is no text")
+    return Checkpoint(_whole_numbers(place, size), OrderState(*order), invalid, repaired, first)
+
+
+def _whole_numbers(place: Any, size: int) -> Any:
+    if isinstance(place, list):
+        return tuple(_whole_numbers(part, size) for part in place)
+    if type(place) is not int:
+        raise ValueError(f"the place {place!r} is not made of whole numbers")
+    return place
