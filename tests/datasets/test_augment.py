@@ -5,12 +5,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import Affine, AugmentSettings, crop_around, draw, move_boxes, move_window
+from spiketrack.datasets.augment import Affine, AugmentSettings, crop_around, disturb, draw, move_boxes, move_window
 from spiketrack.events import Events, Window
 
 WIDTH, HEIGHT = 60, 40
 SENSOR = (WIDTH, HEIGHT)
 IDENTITY = Affine(1.0, 0.0, 1.0, 0.0)
+# scale_x, shift_x, scale_y, shift_y, drop of seed 7
+GOLDEN_DRAW = [1.0466715746932787, -4.697660960911257, 1.0466715746932787, -2.5321012145757695, 0.17471068907925238]
 
 
 def window_of(x, y):
@@ -56,6 +58,23 @@ def test_mirror_image_by_hand():
     assert same(twice, random_window())
 
 
+def test_upside_down_by_hand():
+    affine, _ = draw(AugmentSettings(flip_vertical=1.0), WIDTH, HEIGHT, rng())
+    assert affine == Affine(1.0, 0.0, -1.0, HEIGHT)
+    moved = move_window(window_of([3, 4, 59], [0, 39, 10]), affine, SENSOR, 0.0, rng())
+    assert moved.y.tolist() == [39, 0, 29]
+    assert moved.x.tolist() == [3, 4, 59]
+    assert move_boxes(Boxes.of(0, [[10, 5, 14, 9]], 0), affine, *SENSOR, 0.3).xyxy.tolist() == [[10, 31, 14, 35]]
+
+
+def test_samples_that_are_not_turned_upside_down_are_those_of_earlier_versions():
+    # drawn before there was flip_vertical
+    settings_ = AugmentSettings(flip=0.5, zoom=0.2, translate=0.1, drop=0.2)
+    affine, drop = draw(settings_, WIDTH, HEIGHT, rng(7))
+    assert affine == pytest.approx(GOLDEN_DRAW[:4], rel=1e-12)
+    assert drop == pytest.approx(GOLDEN_DRAW[4], rel=1e-12)
+
+
 def test_zoom_and_shift_by_hand():
     # x -> 2 x - 10, y -> y / 2 + 3; centre of pixel (10, 9) is (10.5, 9.5) -> (11, 7.75)
     affine = Affine(2.0, -10.0, 0.5, 3.0)
@@ -86,6 +105,7 @@ amounts = st.floats(0, 0.9)
 def augmentations(draw_):
     return AugmentSettings(
         flip=draw_(st.sampled_from([0.0, 0.5, 1.0])),
+        flip_vertical=draw_(st.sampled_from([0.0, 0.5, 1.0])),
         zoom=draw_(amounts),
         stretch=draw_(amounts),
         translate=draw_(amounts),
@@ -115,7 +135,7 @@ def test_an_event_and_the_box_around_it_move_together(settings_, seed, x, y, dat
 @settings(max_examples=100, deadline=None)
 def test_drawn_maps_stay_within_the_settings(settings_, seed):
     (sx, dx, sy, dy), _ = draw(settings_, WIDTH, HEIGHT, rng(seed))
-    zoom, stretch = np.sqrt(abs(sx) * sy), abs(sx) / sy
+    zoom, stretch = np.sqrt(abs(sx * sy)), abs(sx / sy)
     assert 1 / (1 + settings_.zoom) - 1e-9 <= zoom <= 1 + settings_.zoom + 1e-9
     assert 1 / (1 + settings_.stretch) - 1e-9 <= stretch <= 1 + settings_.stretch + 1e-9
     # the centre of the sensor moves by the translation alone
@@ -123,8 +143,10 @@ def test_drawn_maps_stay_within_the_settings(settings_, seed):
     assert abs(sy * HEIGHT / 2 + dy - HEIGHT / 2) <= settings_.translate * HEIGHT + 1e-9
 
 
-def test_flips_come_as_often_as_asked():
-    flips = [draw(AugmentSettings(flip=0.25), WIDTH, HEIGHT, rng(seed))[0].scale_x < 0 for seed in range(2_000)]
+@pytest.mark.parametrize(("name", "axis"), [("flip", "scale_x"), ("flip_vertical", "scale_y")])
+def test_flips_come_as_often_as_asked(name, axis):
+    changing = AugmentSettings(**{name: 0.25})
+    flips = [getattr(draw(changing, WIDTH, HEIGHT, rng(seed))[0], axis) < 0 for seed in range(2_000)]
     assert abs(np.mean(flips) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 2_000)
 
 
@@ -197,7 +219,142 @@ def test_a_crop_without_boxes_varies_over_the_sensor():
     assert all(-28 <= affine.shift_x <= 0 and -8 <= affine.shift_y <= 0 for affine in shifts)
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 1.1}, {"zoom": 1.0}, {"drop": 1.0}, {"crop": [0, 32]}, {"flips": 0.5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flip": 1.1},
+        {"zoom": 1.0},
+        {"drop": 1.0},
+        {"drop_time": 1.0},
+        {"jitter_us": -1},
+        {"crop": [0, 32]},
+        {"flips": 0.5},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         AugmentSettings.model_validate(wrong)
+
+
+DISTURBED = AugmentSettings(
+    drop_time=0.5, drop_area=0.5, swap_polarity=0.5, polarity_noise=0.4, jitter_us=50, noise_hz=20
+)
+
+
+def test_disturbing_nothing_is_free_and_draws_nothing():
+    window, generator = random_window(), rng()
+    assert disturb(window, AugmentSettings(flip=1.0, drop=0.5, zoom=0.5), generator) is window
+    assert generator.bit_generator.state == rng().bit_generator.state
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "drop_time": amounts,
+            "drop_area": amounts,
+            "swap_polarity": st.floats(0, 1),
+            "polarity_noise": st.floats(0, 0.5),
+            "jitter_us": st.sampled_from([0.0, 1.0, 1e6]),
+            "noise_hz": st.floats(0, 20),
+        }
+    ),
+    st.integers(0, 2**32),
+    st.integers(0, 300),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_disturbed_window_is_one_and_the_same_for_the_same_generator(changes, seed, n):
+    window, changing = random_window(n), AugmentSettings(**changes)
+    once, again = (disturb(window, changing, rng(seed)) for _ in range(2))
+    # construction checks the order of time, the sensor, the polarities and the bounds
+    Window(once.t, once.x, once.y, once.p, WIDTH, HEIGHT, 100, 100 + max(n, 1))
+    assert same(once, again)
+    assert same(window, random_window(n))
+
+
+def test_different_generators_disturb_differently():
+    assert not same(disturb(random_window(), DISTURBED, rng(1)), disturb(random_window(), DISTURBED, rng(2)))
+
+
+def test_a_piece_of_time_is_missing():
+    window = random_window()  # one event each microsecond of 100 .. 2099
+    lengths = set()
+    for seed in range(200):
+        kept = disturb(window, AugmentSettings(drop_time=0.5), rng(seed))
+        missing = np.setdiff1d(window.t, kept.t)
+        lengths.add(len(missing))
+        assert len(missing) == 0 or missing[-1] - missing[0] == len(missing) - 1
+        at = np.searchsorted(window.t, kept.t)
+        assert all(np.array_equal(getattr(kept, name), getattr(window, name)[at]) for name in "xyp")
+    assert min(lengths) < 50
+    assert 950 < max(lengths) <= 1_000
+
+
+def test_a_rectangle_is_missing():
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    window = window_of(x.ravel(), y.ravel())  # every pixel once
+    areas = []
+    for seed in range(200):
+        kept = disturb(window, AugmentSettings(drop_area=0.4), rng(seed))
+        gone = np.ones((HEIGHT, WIDTH), bool)
+        gone[kept.y, kept.x] = False
+        rows, columns = np.flatnonzero(gone.any(1)), np.flatnonzero(gone.any(0))
+        areas.append(gone.sum())
+        assert gone.sum() == len(rows) * len(columns)
+        if gone.any():
+            assert gone[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            # of the sensor's shape, up to rounding
+            assert abs(len(columns) / WIDTH - len(rows) / HEIGHT) < 1 / HEIGHT
+    assert max(areas) <= 0.4 * WIDTH * HEIGHT + WIDTH + HEIGHT
+    assert max(areas) > 0.35 * WIDTH * HEIGHT
+
+
+def test_polarities_change_places():
+    window = random_window()
+    swapped = disturb(window, AugmentSettings(swap_polarity=1.0), rng())
+    assert swapped.p.tolist() == [1 - p for p in window.p]
+    assert all(np.array_equal(getattr(swapped, name), getattr(window, name)) for name in "txy")
+    shares = [np.mean(disturb(window, AugmentSettings(swap_polarity=0.25), rng(i)).p != window.p) for i in range(400)]
+    assert set(shares) == {0.0, 1.0}
+    assert abs(np.mean(shares) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_wrong_polarities_come_up_to_the_share():
+    window = random_window(10_000)
+    shares = [np.mean(disturb(window, AugmentSettings(polarity_noise=0.3), rng(i)).p != window.p) for i in range(100)]
+    assert min(shares) < 0.02
+    assert 0.28 < max(shares) < 0.3 + 5 * np.sqrt(0.3 * 0.7 / 10_000)
+
+
+def test_times_are_blurred_by_the_deviation_asked_for():
+    n = 20_000
+    # every event has its own pixel (and polarity), so that each is known again
+    x, y = np.arange(n) % 200, np.arange(n) // 200
+    t = np.arange(n, dtype=np.int64) * 50
+    window = Window(t, x.astype(np.uint16), y.astype(np.uint16), (x % 2).astype(np.uint8), 200, 100, 0, n * 50)
+    blurred = disturb(window, AugmentSettings(jitter_us=300), rng())
+    number = blurred.y.astype(np.int64) * 200 + blurred.x
+    assert np.array_equal(np.sort(number), np.arange(n))
+    assert np.array_equal(blurred.p, number % 200 % 2)
+    error = (blurred.t - t[number])[(number > 100) & (number < n - 100)]  # far from where times are clipped
+    assert abs(error.mean()) < 5 * 300 / np.sqrt(n)
+    assert abs(error.std() / 300 - 1) < 5 / np.sqrt(2 * n)
+
+
+def test_noise_comes_on_top_and_everywhere():
+    window = Window(*(np.zeros(0, d) for d in (np.int64, np.uint16, np.uint16, np.uint8)), *SENSOR, 0, 1_000_000)
+    parts = [disturb(window, AugmentSettings(noise_hz=10), rng(seed)) for seed in range(30)]
+    rates = [len(part) / (WIDTH * HEIGHT) for part in parts]  # Hz, as the window is a second long
+    assert 8 < max(rates) < 10 + 5 * np.sqrt(10 / (WIDTH * HEIGHT))
+    assert min(rates) < 2
+    counts = np.zeros((HEIGHT, WIDTH), int)
+    for part in parts:
+        np.add.at(counts, (part.y, part.x), 1)
+    assert abs(counts.var() / counts.mean() - 1) < 0.2  # Poisson
+    on_top = disturb(random_window(), AugmentSettings(noise_hz=20), rng(3))
+    known = set(zip(*(getattr(on_top, name).tolist() for name in "txyp"), strict=True))
+    assert known >= set(zip(*(getattr(random_window(), name).tolist() for name in "txyp"), strict=True))
+
+
+def test_an_empty_window_is_disturbed_to_one():
+    quiet = DISTURBED.model_copy(update={"noise_hz": 0.0})
+    assert len(disturb(window_of([], []), quiet, rng())) == 0

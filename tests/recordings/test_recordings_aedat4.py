@@ -1,11 +1,14 @@
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from spiketrack.errors import RecordingError
-from spiketrack.events import Events
+from spiketrack.events import Events, Triggers
 from spiketrack.recordings import open_recording, summarize, windows
+from spiketrack.recordings.recording import Tally
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +22,73 @@ def test_truth(board):
     assert (summary.events, summary.on, summary.off) == (117_667, 72_363, 45_304)
     assert summary.t_last_us - summary.t_first_us == 129_999
     assert not summary.invalid
+
+
+def test_the_signals_of_the_file_are_kept(board):
+    triggers = Triggers.concatenate([met for _, met in open_recording(board).chunks_with_triggers()])
+    first = 1_633_953_690_976_518
+    assert (triggers.t - first)[:5].tolist() == [0, 4773, 14225, 30573, 40000]
+    assert triggers.channel.tolist() == [3, 3, 2, 2] * 3 + [3, 3, 2]
+    assert triggers.value.tolist() == [1, 0, 0, 1] * 3 + [1, 0, 0]  # exposure begins and ends, frame ends and begins
+
+
+class Packets:
+    """Stands in for the package: packets of events on stream 1, of other streams, and of triggers."""
+
+    packets: ClassVar[list] = []
+
+    def __init__(self, path):
+        self._left = iter(self.packets)
+
+    def id_to_stream(self):
+        return {0: {"type": "imus"}, 1: {"type": "events", "width": 8, "height": 4}, 2: {"type": "triggers"}}
+
+    def __iter__(self):
+        return self._left
+
+
+def packet(*events):
+    return {"stream_id": 1, "events": np.array(list(events), [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")])}
+
+
+def signals(*rows):
+    return {"stream_id": 2, "triggers": np.array(list(rows), [("t", "<u8"), ("source", "u1")])}
+
+
+def test_packets_by_hand_and_continued_at_every_place(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aedat", SimpleNamespace(Decoder=Packets))
+    Packets.packets = [
+        packet((1, 0, 0, True), (2, 7, 3, False), (3, 8, 0, True), (4, 1, 1, True), (5, 2, 2, False)),
+        {"stream_id": 0, "imus": None},
+        packet(),
+        signals(*[(10 + source, source) for source in range(12)], (2**63, 1)),
+        packet((2**64 - 1, 0, 0, True), (6, 3, 3, True)),
+    ]
+    (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\n")
+    recording = open_recording(tmp_path / "a.aedat4")
+    recording._block_events = 2
+
+    def run(place):
+        tally, events, triggers, places = Tally(), [], [], []
+        with recording._reader(tally, place) as reader:
+            for block in reader.blocks():
+                events += block.columns.t.tolist()
+                met = block.triggers
+                triggers += zip(met.t.tolist(), met.channel.tolist(), met.value.tolist(), strict=True)
+                places.append((block.place, len(events), len(triggers), tally.invalid.copy()))
+        return events, triggers, places, tally
+
+    events, triggers, places, tally = run(None)
+    assert events == [1, 2, 4, 5, 6]
+    on_channel = [(4, 1), (0, 1), (0, 0), (0, 1), (1, 1), (1, 0), (2, 1), (2, 0), (3, 1), (3, 0)]
+    assert triggers == [(10 + source, *channel) for source, channel in enumerate(on_channel)]
+    assert tally.invalid == {"off_sensor": 1, "bad_trigger": 3, "bad_time": 1}
+    assert tally.first_invalid["bad_trigger"] == "packet 3: t 20, source 10"
+    assert tally.first_invalid["bad_time"].startswith("event 5: ")
+    assert len(places) == 5
+    for place, seen, met, counted in places:
+        later, signalled, _, rest = run(place)
+        assert (later, signalled, counted + rest.invalid) == (events[seen:], triggers[met:], tally.invalid)
 
 
 def test_windows_and_late_starts_give_the_same_events(board):

@@ -16,8 +16,8 @@ from recording_encoders import (
     encode_evt3,
     evt2_high,
     evt2_word,
-    evt21_high,
     evt3,
+    evt21_high,
     in_order,
     raw_header,
 )
@@ -198,11 +198,18 @@ def test_evt21_words_by_hand():
     swapped = np.frombuffer(body, np.uint32).reshape(-1, 2)[:, ::-1].tobytes()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.raw"
-        for header in ("% evt 2.1\n% endianness middle\n", "% format EVT21;endianness=middle;width=64;height=48\n"):
+        for header in (
+            "% evt 2.1\n% endianness legacy\n",
+            "% format EVT21;endianness=legacy;width=64;height=48\n",
+            "% evt 2.1\n% integrator_name Prophesee\n% system_ID 49\n",
+        ):
             path.write_bytes(header.encode() + b"% geometry 64x48\n% end\n" + swapped)
             assert as_tuples(list(open_recording(path).chunks())) == expected
+            assert as_tuples(list(open_recording(path, endianness="little").chunks())) != expected
         path.write_bytes(raw_header("2.1") + swapped)
-        assert as_tuples(list(open_recording(path, endianness="middle").chunks())) == expected
+        assert as_tuples(list(open_recording(path, endianness="legacy").chunks())) == expected
+        with pytest.raises(RecordingError, match=r"endianness .big. of EVT2\.1 is not known"):
+            open_recording(path, endianness="big")
 
 
 def test_triggers_come_with_their_time_channel_and_edge():

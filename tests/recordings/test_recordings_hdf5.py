@@ -1,20 +1,18 @@
-"""eTraM HDF5: round trips through EventWriter, corrupt columns, broken structure, writing that fails."""
+"""HDF5 in columns: corrupt values, broken and missing chunks, broken structure, random access."""
 
-import resource
-from contextlib import contextmanager, suppress
-from itertools import pairwise
+from contextlib import suppress
 
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_encoders import as_events, as_tuples, columns, in_order
+from recording_encoders import as_events, as_tuples
 
-import spiketrack.recordings.recording as recording_module
+import spiketrack.recordings.hdf5 as hdf5_module
 from spiketrack.errors import RecordingError
 from spiketrack.events import Events
-from spiketrack.recordings import EventWriter, open_recording, summarize
+from spiketrack.recordings import EventWriter, ReadOptions, open_recording, summarize
 
 
 def write_hdf5(path, t, x, y, p, size=(64, 48), dtypes=("i8", "u2", "u2", "i2")):
@@ -27,68 +25,9 @@ def write_hdf5(path, t, x, y, p, size=(64, 48), dtypes=("i8", "u2", "u2", "i2"))
     return path
 
 
-@contextmanager
-def small_disk(n_bytes: int):
-    """Files of this process cannot grow beyond n_bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("hdf5")
-
-
-@given(columns(), st.lists(st.integers(0, 80), max_size=4))
-@settings(max_examples=30, deadline=None)
-def test_writer_round_trip(folder, events, cuts):
-    whole = as_events(*events)
-    borders = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
-    path = folder / "round_td.h5"
-    with EventWriter(path, 64, 48) as writer:
-        for first, last in pairwise(borders):
-            writer.append(whole[first:last])
-    recording = open_recording(path)
-    assert as_tuples(list(recording.chunks())) == in_order(*events)
-    assert (recording.format, recording.width, recording.height) == ("hdf5", 64, 48)
-    assert not recording.invalid
-    for start_us in {0, *events[0]}:
-        expected = [event for event in in_order(*events) if event[0] >= start_us]
-        assert as_tuples(list(recording.chunks(start_us))) == expected
-
-
-def test_layout_is_that_of_etram(tmp_path):
-    with EventWriter(tmp_path / "a_td.h5", 64, 48) as writer:
-        writer.append(as_events([5, 6], [1, 2], [3, 4], [1, 0]))
-    with h5py.File(tmp_path / "a_td.h5") as file:
-        assert {name: file["events"][name].dtype for name in "xypt"} == {
-            "x": np.dtype("<u2"),
-            "y": np.dtype("<u2"),
-            "p": np.dtype("<i2"),
-            "t": np.dtype("<i8"),
-        }
-        assert (file["events/width"][()], file["events/height"][()]) == (64, 48)
-        assert file["events/p"][:].tolist() == [1, 0]
-
-
-def test_many_small_and_large_appends_keep_every_event(tmp_path):
-    rng = np.random.default_rng(1)
-    n = 200_000
-    events = as_events(
-        np.sort(rng.integers(0, 10**6, n)), rng.integers(0, 64, n), rng.integers(0, 48, n), rng.integers(0, 2, n)
-    )
-    with EventWriter(tmp_path / "a.h5", 64, 48) as writer:
-        first = 0
-        for length in (1, 70_000, 65_536, 65_535, 10, n):
-            writer.append(events[first : first + length])
-            first += length
-    back = Events.concatenate(list(open_recording(tmp_path / "a.h5").chunks()))
-    for name in "txyp":
-        assert np.array_equal(getattr(back, name), getattr(events, name))
 
 
 def test_corrupt_events_are_dropped_and_counted(tmp_path):
@@ -123,14 +62,13 @@ def test_columns_of_other_integer_types_are_never_wrapped(tmp_path):
     assert recording.invalid == {"off_sensor": 2, "bad_time": 1}
 
 
-def test_time_far_backwards_is_dropped_also_across_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording_module, "CHUNK_EVENTS", 32)
+def test_time_far_backwards_is_dropped_also_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5_module, "BLOCK_ROWS", 32)
     t = [*range(0, 100_000, 1000), 5, *range(100_000, 150_000, 1000), 40_000]
     path = write_hdf5(tmp_path / "a.h5", t, [1] * len(t), [1] * len(t), [1] * len(t))
     recording = open_recording(path)
     assert [t for t, *_ in as_tuples(list(recording.chunks()))] == list(range(0, 150_000, 1000))
     assert recording.invalid == {"time_backwards": 2}
-    assert recording.first_invalid["time_backwards"] == "decoded event 100: 5 us after 99000 us"
     # a file that EventWriter did not write is not bisected: its clock may have been set back
     assert [t for t, *_ in as_tuples(list(open_recording(path).chunks(40_000)))] == list(range(40_000, 150_000, 1000))
 
@@ -158,7 +96,7 @@ def test_broken_structures_are_refused(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["images"] = np.zeros(3)
-    with pytest.raises(RecordingError, match=r"no dataset events/x; expected eTraM HDF5, the file holds images"):
+    with pytest.raises(RecordingError, match=r"expected events/\{x, y, p, t\} or CD/events; the file holds images"):
         open_recording(path)
     with h5py.File(path, "w") as file:
         for name, n in zip("xypt", (3, 3, 3, 4), strict=True):
@@ -171,12 +109,22 @@ def test_broken_structures_are_refused(tmp_path):
     with pytest.raises(RecordingError, match="events/t must be one-dimensional integers, got float64"):
         open_recording(path, 64, 48)
     with h5py.File(path, "w") as file:
-        file["CD/events"] = np.zeros(3)
-    with pytest.raises(RecordingError, match="Prophesee HDF5"):
+        file["events"] = np.zeros(3)
+    with pytest.raises(RecordingError, match="events must be one-dimensional records of integers x, y, p and t"):
         open_recording(path)
     with h5py.File(path, "w") as file:
-        file["events/x"], file["t_offset"] = np.zeros(3), 5
-    with pytest.raises(RecordingError, match="DSEC HDF5"):
+        file["data"] = np.zeros((3, 20, 4, 4))
+    with pytest.raises(RecordingError, match="it holds frames of `data`, as RVT's event representations"):
+        open_recording(path)
+    with h5py.File(path, "w") as file:
+        for name in "xypt":
+            file.create_dataset(f"events/{name}", (9,), int, external=[(str(tmp_path / "raw"), 0, 72)])
+    with pytest.raises(RecordingError, match="/events/x lies in other files"):
+        open_recording(path)
+    with h5py.File(path, "w") as file:
+        for name in "xypt":
+            file.create_dataset(f"events/{name}", (1 << 30,), int, chunks=(1 << 26,))
+    with pytest.raises(RecordingError, match="stored in chunks of 67,108,864, too large to read"):
         open_recording(path)
 
 
@@ -196,19 +144,56 @@ def test_a_cut_or_damaged_file_ends_in_an_error_naming_it(tmp_path):
     with h5py.File(whole) as file:
         place = file["events/y"].id.get_chunk_info(2).byte_offset
     path.write_bytes(content[:place] + bytes(40) + content[place + 40 :])
-    with pytest.raises(RecordingError, match=r"broken\.h5: reading failed in events 0 \.\. 19999"):
-        list(open_recording(path).chunks())
+    recording = open_recording(path)
+    assert sum(map(len, recording.chunks())) == n - 4096
+    assert recording.invalid == {"broken_chunk": 4096}
+    assert recording.first_invalid["broken_chunk"].startswith("event 8192: events/y: ")
+    with pytest.raises(RecordingError, match=r"broken\.h5: invalid: broken_chunk, first at event 8192"):
+        list(open_recording(path, options=ReadOptions(on_invalid="fail")).chunks())
 
 
-def test_a_declared_length_allocates_nothing(tmp_path):
+def test_a_declared_length_costs_nothing_and_is_counted(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         for name in "xypt":
-            file.create_dataset(f"events/{name}", (1 << 40,), "i8", chunks=(1 << 16,))
+            column = file.create_dataset(f"events/{name}", (1 << 40,), "i8", chunks=(1 << 10,))
+            for row in (1 << 20, 1 << 39):
+                column[row : row + 3] = [1, 2, 3]
+            if name == "y":
+                column[1 << 30] = 1  # a chunk of one column alone
+        file["events/p"][1 << 20 : (1 << 20) + 3] = 1
+        file["events/p"][1 << 39 : (1 << 39) + 3] = 0
         file["events/width"], file["events/height"] = 64, 48
-    runs = open_recording(path).chunks()
-    assert len(next(runs)) <= 1 << 20
-    runs.close()
+    recording = open_recording(path)
+    # the rest of a chunk that was written is zeros: far back in time where the sensor's clock has moved on
+    events = [event for event in as_tuples(list(recording.chunks())) if event[0]]
+    assert events == [(1, 1, 1, 1), (1, 1, 1, 0), (2, 2, 2, 1), (2, 2, 2, 0), (3, 3, 3, 1), (3, 3, 3, 0)]
+    assert recording.invalid == {"missing_chunk": (1 << 40) - 2 * (1 << 10)}
+    assert recording.first_invalid["missing_chunk"] == f"event 0: the rows up to {(1 << 20) - 1} were never written"
+
+
+def test_columns_that_were_never_written_are_missing(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "xypt":
+            file.create_dataset(f"events/{name}", (1 << 40,), "i8")  # contiguous, and allocated only when written
+        file["events/width"], file["events/height"] = 64, 48
+    recording = open_recording(tmp_path / "a.h5")
+    assert list(recording.chunks()) == []
+    assert recording.invalid == {"missing_chunk": 1 << 40}
+
+
+def test_an_unknown_filter_is_named(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk((16,))
+        settings.set_filter(64_999, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple((16,))
+        group = file.create_group("events")
+        for name in (b"x", b"y", b"p", b"t"):
+            h5py.h5d.create(group.id, name, h5py.h5t.NATIVE_INT64, space, settings)
+    with pytest.raises(RecordingError, match=r"/events/x is stored with an unknown filter \(HDF5 filter 64999\)"):
+        open_recording(path, 64, 48)
 
 
 @given(st.data())
@@ -224,54 +209,6 @@ def test_damaged_bytes_never_end_in_another_exception(folder, data):
     with suppress(RecordingError):
         for run in open_recording(path).chunks():
             assert (run.x < run.width).all()
-
-
-def test_writer_refuses_what_does_not_fit(tmp_path):
-    path = tmp_path / "a.h5"
-    with EventWriter(path, 64, 48) as writer:
-        writer.append(as_events([5], [1], [1], [1]))
-        with pytest.raises(RecordingError, match=r"a\.h5: time runs backwards: 4 us after 5 us"):
-            writer.append(as_events([4], [1], [1], [1]))
-    path.unlink()
-    with pytest.raises(RecordingError, match="a sensor of 32 x 48 pixels"), EventWriter(path, 64, 48) as writer:
-        writer.append(as_events([5], [1], [1], [1], width=32))
-    with pytest.raises(RecordingError, match="outside of"):
-        writer.append(as_events([6], [1], [1], [1]))
-    with pytest.raises(RecordingError, match="sensor of 0 x 48"):
-        EventWriter(path, 0, 48)
-    with (
-        pytest.raises(RecordingError, match=r"b\.h5: cannot be written"),
-        EventWriter(tmp_path / "none" / "b.h5", 64, 48),
-    ):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_exception_leaves_the_older_file_and_no_temporary_one(tmp_path):
-    path = tmp_path / "a.h5"
-    with EventWriter(path, 64, 48) as writer:
-        writer.append(as_events([5], [1], [1], [1]))
-    before = path.read_bytes()
-    with suppress(KeyError), EventWriter(path, 64, 48) as writer:
-        writer.append(as_events([7, 8], [1, 1], [1, 1], [1, 1]))
-        raise KeyError
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("events_written", [1000, 300_000])
-def test_a_full_disk_is_an_error_naming_the_file_and_keeps_the_older_one(tmp_path, events_written):
-    path = tmp_path / "a.h5"
-    path.write_bytes(b"older")
-    zeros = [0] * events_written
-    with (
-        small_disk(8192),
-        pytest.raises(RecordingError, match=r"a\.h5: cannot be written"),
-        EventWriter(path, 64, 48) as writer,
-    ):
-        writer.append(as_events(zeros, zeros, zeros, zeros))
-    assert path.read_bytes() == b"older"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("in_order", [True, False])

@@ -51,6 +51,49 @@ def test_fields_go_by_name(tmp_path):
     assert repairs == {}
 
 
+BOX = {"x": 1.5, "y": 2, "w": 3, "h": 4, "track_id": 7}
+XYWH = [(name, "<f4") for name in "xywh"]
+PUBLISHED = {
+    "GEN1": [("ts", "<u8"), *XYWH, ("class_id", "u1"), ("confidence", "<f4"), ("track_id", "<u4")],
+    "1Mpx": [("t", "<u8"), *XYWH, ("class_id", "<u4"), ("track_id", "<u4"), ("class_confidence", "<f4")],
+    "Prophesee": LABEL_DTYPE,
+    "eTraM": [("t", "<i8"), *XYWH, ("class_id", "<u4"), ("track_id", "<u4"), ("class_confidence", "<f4")],
+    "DSEC": [
+        ("t", "<u8"),
+        *XYWH,
+        ("class_id", "u1"),
+        ("class_confidence", "<f4"),
+        ("track_id", "<u4"),
+        ("img_name", "<U10"),
+    ],
+}
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize(("name", "class_id"), [("GEN1", 1), ("1Mpx", 6), ("Prophesee", 6), ("eTraM", 7), ("DSEC", 7)])
+def test_the_published_data_sets(tmp_path, name, class_id, aligned):
+    """GEN1: 0 car, 1 pedestrian; 1Mpx: 7 classes; eTraM: 8; rows of 33 to 80 bytes, with and without gaps."""
+    dtype = PUBLISHED[name] if name == "Prophesee" else np.dtype(PUBLISHED[name], align=aligned)
+    labels = np.zeros(2, dtype)
+    for field, value in BOX.items():
+        labels[field] = value
+    labels["ts" if name == "GEN1" else "t"] = [33_333, 66_666]
+    labels["class_id"] = [0, class_id]
+    labels["confidence" if name == "GEN1" else "class_confidence"] = [1, 0.25]
+    boxes, repairs = load_labels(saved(tmp_path / "a.npy", labels), width=304, height=240)
+    assert (boxes.t.tolist(), boxes.class_id.tolist()) == ([33_333, 66_666], [0, class_id])
+    assert (boxes.xyxy.tolist(), boxes.track_id.tolist()) == ([[1.5, 2, 4.5, 6]] * 2, [7, 7])
+    assert (boxes.score.tolist(), repairs) == ([1, 0.25], {})
+
+
+def test_a_header_that_numpy_itself_stumbles_over(tmp_path):
+    whole = saved(tmp_path / "a.npy", rows((5, 1, 2, 3, 4, 1, 7, 1))).read_bytes()
+    for content in (whole.replace(b"}", b"\x00"), whole.replace(b"(1,)", b"((((")):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(LabelError, match="not a whole structured"):
+            load_labels(tmp_path / "a.npy")
+
+
 def test_packed_rows_read_the_same(tmp_path):
     packed = np.dtype([(name, LABEL_DTYPE[name]) for name in LABEL_DTYPE.names])
     assert packed.itemsize == 36

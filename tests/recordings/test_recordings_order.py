@@ -7,7 +7,6 @@ from recording_encoders import as_tuples, dat_header, encode_dat
 
 from spiketrack.recordings import REORDER_US, ReadOptions, open_recording
 
-
 PIECE = 64  # events of a piece in these tests
 
 
@@ -25,7 +24,9 @@ def folder(tmp_path_factory):
 
 small_steps = st.lists(st.one_of(st.integers(-30, 200), st.integers(-300, 400)), max_size=400)
 any_steps = st.lists(
-    st.one_of(small_steps.map(lambda s: s[0] if s else 0), st.sampled_from([-REORDER_US, -REORDER_US - 1, 5000, -5000])),
+    st.one_of(
+        small_steps.map(lambda s: s[0] if s else 0), st.sampled_from([-REORDER_US, -REORDER_US - 1, 5000, -5000])
+    ),
     max_size=400,
 )
 

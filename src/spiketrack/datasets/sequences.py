@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import AugmentSettings, crop_around, draw, move_boxes, move_window
+from spiketrack.datasets.augment import AugmentSettings, crop_around, disturb, draw, move_boxes, move_window
 from spiketrack.datasets.etram import LabelledSequence, label_steps
 from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.targets import LabelBatch
@@ -45,8 +45,8 @@ class DataSettings(BaseModel):
 class Batch(NamedTuple):
     """B samples of T time steps.
 
-    events: (T, B, C, H, W) uint8 or int8. labelled: (T, B) bool. labels: those of the labelled steps, time-major, in
-    input pixels. names: where each sample comes from, for messages.
+    events: (T, B, C, H, W) uint8, int8 or float32. labelled: (T, B) bool. labels: those of the labelled steps,
+    time-major, in input pixels. names: where each sample comes from, for messages.
     """
 
     events: Tensor
@@ -141,11 +141,13 @@ class TrainingSamples:
             all_labels = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
             affine = crop_around(affine, all_labels, augment.crop, *sensor, rng)
             sensor = augment.crop
-        window = move_window(window, affine, sensor, drop, rng)
+        window = disturb(move_window(window, affine, sensor, drop, rng), augment, rng)
+        x0, y0, *seen = self.settings.seen_area(window.height, window.width)  # (x0, y0, width, height)
         height, width = self.settings.size(window.height, window.width)
-        scale = np.array([width / window.width, height / window.height] * 2, np.float32)
+        scale = np.array([width / seen[0], height / seen[1]] * 2, np.float32)
+        affine = affine._replace(shift_x=affine.shift_x - x0, shift_y=affine.shift_y - y0)
         moved = [
-            None if boxes is None else _scaled(move_boxes(boxes, affine, *sensor, augment.least_visible), scale)
+            None if boxes is None else _scaled(move_boxes(boxes, affine, *seen, augment.least_visible), scale)
             for boxes in labels
         ]
         return self.settings.encode(window, window.end_us, self.steps), moved
@@ -191,8 +193,10 @@ def pad_labels(boxes: Sequence[Boxes]) -> LabelBatch:
 
 def _check_crop(crop: tuple[int, int], settings: InputSettings, sequences: Sequence[LabelledSequence]) -> None:
     width, height = min(s.width for s in sequences), min(s.height for s in sequences)
-    if settings.width or settings.height:
-        raise SettingsError("data.augment.crop cuts sensor pixels; it needs input.width and input.height to be null")
+    if settings.width or settings.height or settings.crop:
+        raise SettingsError(
+            "data.augment.crop cuts sensor pixels; it needs input.width, input.height and input.crop to be null"
+        )
     if not (STRIDES[-1] <= crop[0] <= width and STRIDES[-1] <= crop[1] <= height):
         raise SettingsError(
             f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells and the sensors allow "

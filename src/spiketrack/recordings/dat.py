@@ -78,7 +78,9 @@ def _decode(words, columns, state, faults, sensor, byte, bits):
         if clock >= 0 and state[BEFORE] < 0:
             base_us = clock - clock % SPAN
             out = (t[n:last], x[n:last], y[n:last], p[n:last])
-            done = _unpack(block, base_us, out, sensor, bits) and 0 <= t[n] - clock and t[last - 1] - clock <= SUSPECT_US
+            done = (
+                _unpack(block, base_us, out, sensor, bits) and t[n] - clock >= 0 and t[last - 1] - clock <= SUSPECT_US
+            )
         if done:
             state[CLOCK], n, orderly = t[last - 1], last, True
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import int64, njit, uint8, uint16, uint64
 
 from spiketrack.recordings.clock import SUSPECT_US, unwrap
+from spiketrack.recordings.lanes import lane_writer
 from spiketrack.recordings.words import (
     BAD_CLOCK,
     BEFORE,
@@ -56,7 +57,18 @@ def _mask_tables() -> tuple[np.ndarray, np.ndarray]:
     return places, np.array([mask.bit_count() for mask in range(256)], np.uint64)
 
 
-_FIELD = _field_table()
+def _vector_table() -> np.ndarray:
+    """By word type (3 to 5): bits of the mask, bits of the base it keeps, bits that it sets, what it adds to it."""
+    vector = np.zeros((16, 4), np.uint64)
+    vector[0x3] = 0, 0, 0xFFF, 0  # VECT_BASE_X
+    vector[0x4] = 0xFFF, ~np.uint64(0), 0, 12  # VECT_12
+    vector[0x5] = 0xFF, ~np.uint64(0), 0, 8  # VECT_8
+    return vector
+
+
+_FIELD, _VECTOR = _field_table(), _vector_table()
+_NO_BASE = 0x7FF  # no vector can begin there
+_write_8, _write_4 = lane_writer(8), lane_writer(4)
 _PLACES, _COUNT = _mask_tables()
 
 
@@ -92,48 +104,39 @@ def _pack_plain(words, packed, n, state):
 
 
 @njit(cache=True, nogil=True)
-def _pack_mask(mask, address, packed, n):
-    """Eight bits of a vector word; writes 8 places, of which those of set bits count."""
-    for i in range(8):
-        packed[n + uint64(i)] = address + _PLACES[mask, i]
-    return n + _COUNT[mask]
-
-
-@njit(cache=True, nogil=True)
-def _pack_mixed(words, packed, n, state, registers, triggers, m):
+def _pack_any(words, packed, n, state, registers, triggers, m):
     """The events of any valid words; returns n, the packed state, the number of triggers and whether all was well.
 
-    registers: (unwrapped TIME_HIGH, that of the block's start, next column of vectors with polarity in bit 11)
+    registers: unwrapped TIME_HIGH, that of the block's start, and the next column of vectors with their polarity in bit
+    11 (_NO_BASE before the first). A vector writes a place for each bit, of which those of set bits count.
     """
     high, high0, base = registers
     trigger_t, trigger_channel, trigger_value = triggers
-    suspect = SUSPECT_US // UNIT_US
+    well = True
     for i in range(len(words)):
         w = uint64(words[i])
         kind = w >> uint64(12)
         v = w & uint64(0xFFF)
-        if kind == uint64(0x4) or kind == uint64(0x5):  # VECT_12, VECT_8
-            if base < 0 or (base & 0x7FF) + 12 > 0x7FF:  # would carry into the polarity
-                return n, state, m, high, base, False
-            address = state | uint64(base)
-            n = _pack_mask(v & uint64(0xFF), address, packed, n)
-            if kind == uint64(0x4):
-                n = _pack_mask(v >> uint64(8), address + uint64(8), packed, n)
-                base += 12
-            else:
-                base += 8
-        elif kind == uint64(0x2):  # ADDR_X
+        if (uint64(0x3F3A) >> kind) & uint64(1) == uint64(0):  # ADDR_Y, ADDR_X, TIME_LOW, and those without events
             packed[n] = state | v
-            n += uint64(1)
-        elif kind == uint64(0x0):  # ADDR_Y
-            state = (state & ~uint64(0xFFF << _ROW)) | ((w & uint64(0x7FF)) << uint64(_ROW))
-        elif kind == uint64(0x3):  # VECT_BASE_X
-            base = int64(v)
-        elif kind == uint64(0x6):  # TIME_LOW
-            state = (state & ~uint64(0xFFF << _LOW)) | (v << uint64(_LOW))
+            n += uint64(kind == uint64(0x2))
+            state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
+        elif kind <= uint64(0x5):
+            if kind == uint64(0x1):
+                return n, state, m, high, base, False
+            mask = v & _VECTOR[kind, 0]
+            low, rest = mask & uint64(0xFF), mask >> uint64(8)
+            address = state | base
+            _write_8(packed, n, address, _PLACES, low)
+            n += _COUNT[low]
+            _write_4(packed, n, address + uint64(8), _PLACES, rest)
+            n += _COUNT[rest]
+            # beyond this column a vector would carry into the polarity
+            well &= mask == uint64(0) or base & uint64(0x7FF) <= uint64(0x7FF - 12)
+            base = (base & _VECTOR[kind, 1]) + (v & _VECTOR[kind, 2]) + _VECTOR[kind, 3]
         elif kind == uint64(0x8):  # TIME_HIGH
             step = (int64(v) - high) & (SPAN - 1)
-            if step > suspect:
+            if step > SUSPECT_US // UNIT_US:
                 return n, state, m, high, base, False
             if step > 0:
                 high += step
@@ -143,9 +146,9 @@ def _pack_mixed(words, packed, n, state, registers, triggers, m):
             trigger_channel[m] = (v >> uint64(8)) & uint64(0xF)
             trigger_value[m] = v & uint64(1)
             m += 1
-        elif kind != uint64(0x7) and kind < uint64(0xE):
+        else:
             return n, state, m, high, base, False
-    return n, state, m, high, base, True
+    return n, state, m, high, base, well
 
 
 @njit(cache=True, nogil=True)
@@ -170,7 +173,7 @@ def _unpack(packed, base_us, t, x, y, p, sensor):
 def _fast(words, quads, packed, state, triggers, m):
     """Pack a block; returns the number of events, of triggers, and whether all was well. Changes state only then."""
     high0 = high = state[CLOCK]
-    base = state[BASE] | (state[ON] << 11) if 0 <= state[BASE] <= 0x7FF else int64(-1)
+    base = uint64(state[BASE] | (state[ON] << 11)) if 0 <= state[BASE] <= 0x7FF else uint64(_NO_BASE)
     now = (uint64(state[LOW]) << uint64(_LOW)) | (uint64(state[ROW]) << uint64(_ROW))
     n = uint64(0)
     for first in range(0, len(words), PLAIN_WORDS):
@@ -179,13 +182,13 @@ def _fast(words, quads, packed, state, triggers, m):
             n, now = _pack_plain(words[first:last], packed, n, now)
         else:
             registers = (high, high0, base)
-            n, now, m, high, base, well = _pack_mixed(words[first:last], packed, n, now, registers, triggers, m)
+            n, now, m, high, base, well = _pack_any(words[first:last], packed, n, now, registers, triggers, m)
             if not well:
                 return int64(n), m, False
     state[CLOCK], state[BEFORE] = high, -1
     state[LOW], state[ROW] = int64((now >> uint64(_LOW)) & uint64(0xFFF)), int64((now >> uint64(_ROW)) & uint64(0xFFF))
-    if base >= 0:
-        state[BASE], state[ON] = base & 0x7FF, base >> 11
+    if base != uint64(_NO_BASE):
+        state[BASE], state[ON] = int64(base & uint64(0x7FF)), int64((base >> uint64(11)) & uint64(1))
     return int64(n), m, True
 
 
@@ -210,7 +213,7 @@ def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
             dropped = 0
             for bit in range(size):
                 if (events >> bit) & 1:
-                    if high >= 0 and 0 <= row < height and 0 <= first and first + bit < width:
+                    if high >= 0 and 0 <= row < height and first >= 0 and first + bit < width:
                         t[n], x[n], y[n], p[n] = time, first + bit, row, polarity
                         n += 1
                         rises &= time >= latest

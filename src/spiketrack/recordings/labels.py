@@ -1,7 +1,7 @@
-"""Labels: boxes in structured `.npy` files, as eTraM, GEN1 and Prophesee's tools store them.
+"""Labels: boxes in structured `.npy` files, as GEN1, 1Mpx, eTraM and Prophesee's tools store them.
 
 In comes a file with the fields t or ts, x, y, w, h (top-left corner, pixels), class_id and perhaps track_id and
-class_confidence, in any order and of any width; out go `Boxes` and the counted repairs. And the way back.
+class_confidence or confidence, in any order and of any width; out go `Boxes` and the counted repairs. And the way back.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-from numpy.lib.format import dtype_to_descr, open_memmap
+from numpy.lib.format import dtype_to_descr
 from numpy.typing import NDArray
 
 from spiketrack.boxes import Boxes
 from spiketrack.errors import LabelError
+from spiketrack.recordings.array_source import read_npy_header
 from spiketrack.replacing import Replacement
 
 # 36 bytes of fields, 40 with the alignment of Prophesee's tools; files of both lengths exist, fields decide
@@ -65,7 +66,8 @@ def load_labels(
         listed = ", ".join(f"{i} {name}" for i, name in enumerate(class_names))
         raise LabelError(f"{path}: row {row} has class id {class_id[row]}, the list of classes is: {listed}")
     track_id = _integers(rows, "track_id", path) if "track_id" in rows else None
-    score = _floats(rows, "class_confidence", path) if "class_confidence" in rows else np.ones(len(t))
+    confidence = next((name for name in ("class_confidence", "confidence") if name in rows), None)
+    score = _floats(rows, confidence, path) if confidence else np.ones(len(t))
     x, y, w, h = (_floats(rows, name, path) for name in "xywh")
     xyxy, keep, repairs = _geometry(x, y, w, h, score, width, height)
     repairs["reordered"] = int(np.count_nonzero(t[1:] < t[:-1]))
@@ -175,10 +177,12 @@ def _header(rows: int) -> bytes:
 def _read(path: Path) -> dict[str, NDArray]:
     """The fields of the file as read-only maps; raises LabelError where it holds no plain structured rows."""
     try:
-        rows = open_memmap(path, mode="r")
+        with open(path, "rb") as file:
+            dtype, shape, _, start = read_npy_header(file)
+        rows = np.memmap(path, dtype, "r", start, shape)
     except OSError as error:
         raise LabelError(f"{path}: labels cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except (ValueError, OverflowError) as error:
         raise LabelError(f"{path}: not a whole structured .npy file (pickles are never read): {error}") from error
     if rows.dtype.names is None or rows.ndim != 1:
         raise LabelError(f"{path}: expected one-dimensional structured rows, got {rows.dtype} of shape {rows.shape}")
@@ -209,7 +213,8 @@ def _floats(rows: dict[str, NDArray], name: str, path: Path) -> NDArray[np.float
     values = rows[name]
     if values.ndim != 1 or values.dtype.kind not in "iuf":
         raise LabelError(f"{path}: the field {name} must hold numbers, got {values.dtype}")
-    return values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return values.astype(np.float64)
 
 
 def _geometry(

@@ -74,4 +74,4 @@ class _NmnistReader(Reader):
         outside = np.flatnonzero(~inside)
         if len(outside):
             self._tally.drop("off_sensor", len(outside), f"byte {outside[0] * EVENT_BYTES}")
-        yield Block(Columns(*(column[inside] for column in decoded)), len(self._events))
+        yield Block(decoded.select(inside), len(self._events))

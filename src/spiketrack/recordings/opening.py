@@ -9,18 +9,19 @@ import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
+from spiketrack.recordings.array_source import NPY_MAGIC, ZIP_MAGIC
 from spiketrack.recordings.header import MAX_HEADER_BYTES, Header, read_header, sensor_size, time_offset
 from spiketrack.recordings.nmnist import MAX_BYTES, SIDE, NmnistRecording, why_not_nmnist
-from spiketrack.recordings.recording import ReadOptions, Recording
+from spiketrack.recordings.recording import DEFAULT_OPTIONS, ReadOptions, Recording
+from spiketrack.recordings.text_layout import looks_like_text
 
-READABLE = "RAW EVT2 and EVT3, DAT version 2, eTraM HDF5, AEDAT4 and N-MNIST .bin"
+READABLE = "RAW EVT2, EVT2.1 or EVT3, DAT, HDF5, AEDAT4, text, .npy, .npz or N-MNIST .bin"
 AEDAT4_MAGIC = b"#!AER-DAT4.0\r\n"
+_LAST_LEGACY_SYSTEM = 0x36
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _REFUSED = {
     b"#!AER-DAT": "an AEDAT recording of version 1 to 3",
     b"#ROSBAG": "a ROS bag",
-    b"\x93NUMPY": "a NumPy array (labels are read by load_labels)",
-    b"PK\x03\x04": "a zip or npz archive",
     b"\x1f\x8b": "a gzip file; unpack it first",
 }
 
@@ -30,8 +31,9 @@ def open_recording(
     width: int | None = None,
     height: int | None = None,
     *,
-    options: ReadOptions = ReadOptions(),
+    options: ReadOptions = DEFAULT_OPTIONS,
     columns: str | None = None,
+    time_unit: str | None = None,
     endianness: str | None = None,
 ) -> Recording:
     """Recognise the format of a recording by its content, never by its name, and make it ready to read.
@@ -41,8 +43,8 @@ def open_recording(
     largest x and y of its events, plus one: a bound from below of the true size. HDF5 without
     `events/width` and `events/height` is not guessed at, since known files hold corrupt coordinates: give both.
     options: what to do with invalid events, threads, index. columns: the order of the columns of a text file or of
-    an array without names, such as "xytp". endianness: the order of the halves of an EVT2.1 word, "little" or
-    "middle", where the header is wrong.
+    an array without names, such as "xytp"; time_unit: that of their times, "us", "ms", "s" or "ns". endianness: the
+    order of the halves of an EVT2.1 word, "little" or "legacy", where the header is wrong.
 
     Raises RecordingError naming the file, and the place in it, where it is missing, empty, not a regular file, of
     an unknown format or one this version does not read, or where its header or structure is broken.
@@ -60,9 +62,17 @@ def open_recording(
         from spiketrack.recordings.aedat4 import open_aedat4
 
         return open_aedat4(path, width, height, options)
+    if head.startswith((NPY_MAGIC, ZIP_MAGIC)):
+        from spiketrack.recordings.arrays import open_array
+
+        return open_array(path, width, height, options, columns, time_unit)
     for magic, what in _REFUSED.items():
         if head.startswith(magic):
             raise RecordingError(f"{path}: this is {what}, which cannot be read as a recording; expected {READABLE}")
+    if looks_like_text(head):
+        from spiketrack.recordings.text import open_text
+
+        return open_text(path, width, height, options, columns, time_unit)
     if head.startswith(b"% "):
         return _open_words(path, head, (width, height), options, endianness)
     return _open_nmnist(path, width, height, options)
@@ -156,11 +166,19 @@ def _check_dat(header: Header, head: bytes, path: Path) -> int:
 
 
 def _halves_swapped(header: Header, path: Path, endianness: str | None) -> bool:
-    """Whether the upper half of an EVT2.1 word comes first in the file."""
-    said = endianness or next(iter(header.values("endianness") + header.options("endianness")), "little")
-    if said not in ("little", "middle", "legacy"):
-        raise RecordingError(f"{path}: endianness {said!r} of EVT2.1 is not known; expected little or middle")
-    return said != "little"
+    """Whether the upper half of an EVT2.1 word comes first in the file, as IMX636 sends it and GenX320 does not.
+
+    Without a word about it, files of Prophesee's own cameras up to the last that knew no other order are taken for
+    such (the rule of OpenEB).
+    """
+    said = endianness or next(iter(header.values("endianness") + header.options("endianness")), None)
+    if said is None:
+        makers = header.values("integrator_name") + header.values("plugin_integrator_name")
+        systems = [int(number) for number in header.values("system_id") if number.isdecimal()]
+        return set(makers) <= {"Prophesee"} and any(0 < system <= _LAST_LEGACY_SYSTEM for system in systems)
+    if said not in ("little", "legacy"):
+        raise RecordingError(f"{path}: endianness {said!r} of EVT2.1 is not known; expected little or legacy")
+    return said == "legacy"
 
 
 def _largest(recording: Recording) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ class OrderState(NamedTuple):
 class TimeOrder:
     """Sorts blocks; the last one stays behind until the next has shown that nothing in it belongs before its end."""
 
-    def __init__(self, tally: Tally, state: OrderState = OrderState()) -> None:
+    def __init__(self, tally: Tally, state: OrderState) -> None:
         self._tally, self._state = tally, state
         self._pending: Columns | None = None
 
@@ -61,9 +61,7 @@ class TimeOrder:
         kept = 0
         if before is not None:
             kept = int(np.searchsorted(before.t, t.min(), side="right"))
-            block = type(block)(
-                *(np.concatenate([old[kept:], new]) for old, new in zip(before, block, strict=True))
-            )
+            block = before.cut(kept, len(before.t)).followed_by(block)
             before = before.cut(0, kept)
             latest = int(before.t[-1]) if kept else floor
         block = self._arranged(block, latest, seen - (len(block.t) - len(t)))
@@ -109,12 +107,11 @@ class TimeOrder:
             if self._tally.keep:
                 columns = columns._replace(t=np.where(bad, running, t))
             else:
-                columns, running = type(columns)(*(column[~bad] for column in columns)), running[~bad]
+                columns, running = columns.select(~bad), running[~bad]
         late = int(np.count_nonzero(columns.t < running))
         if late:
             self._tally.repaired["reordered"] += late
-        order = np.argsort(columns.t, kind="stable")
-        return type(columns)(*(column[order] for column in columns))
+        return columns.select(np.argsort(columns.t, kind="stable"))
 
     def _earliest(self, running: NDArray[np.int64]) -> NDArray[np.int64]:
         """How early an event may be, given the latest time up to it."""

@@ -7,8 +7,8 @@ Station: the door of the way of the data. In comes a file that `open_recording` 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +26,7 @@ from spiketrack.events import MAX_SENSOR_SIDE, Events, Triggers, Window
 from spiketrack.recordings.index import Checkpoint, Index
 from spiketrack.recordings.ordering import TimeOrder
 
+_log = logging.getLogger(__name__)
 _POOL_EVENTS = 1 << 15
 _UNUSED = 3  # references to an array: the tuple that holds it, the loop's variable, the argument of getrefcount
 TIME_LIMIT_US = 1 << 62  # |t| beyond it cannot be a time, and sums of two times stay within int64
@@ -54,6 +55,9 @@ class ReadOptions:
             raise RecordingError(f"threads must be 1 .. 64, got {self.threads}")
 
 
+DEFAULT_OPTIONS = ReadOptions()
+
+
 class Columns(NamedTuple):
     """Columns that a reader fills: t (N,) int64 us, x and y (N,) uint16, p (N,) uint8."""
 
@@ -70,6 +74,16 @@ class Columns(NamedTuple):
         """Events first .. last - 1, as views."""
         t, x, y, p = self
         return Columns(t[first:last], x[first:last], y[first:last], p[first:last])
+
+    def select(self, index: NDArray) -> Columns:
+        """Copies of the events that a mask or a list of indices names, in its order."""
+        t, x, y, p = self
+        return Columns(t[index], x[index], y[index], p[index])
+
+    def followed_by(self, other: Columns) -> Columns:
+        """Both, copied."""
+        t, x, y, p = (np.concatenate(pair) for pair in zip(self, other, strict=True))
+        return Columns(t, x, y, p)
 
 
 class ColumnPool:
@@ -128,7 +142,9 @@ class Tally:
             self.invalid[kind] += count
             self.first_invalid.setdefault(kind, where)
             if self.policy == "fail":
-                raise RecordingError(f"{self.path}: invalid: {kind}, first at {where}; --on-invalid drop goes on without")
+                raise RecordingError(
+                    f"{self.path}: invalid: {kind}, first at {where}; --on-invalid drop goes on without"
+                )
 
 
 class Reader(AbstractContextManager["Reader"], ABC):
@@ -147,7 +163,8 @@ class Recording(ABC):
     "bad_polarity", "bad_time", "time_backwards" (more than REORDER_US earlier than the latest time before it),
     "time_ahead" (that much later than the many that follow it), "before_time" and "before_address" (an event before
     the word that gives its time or its row), "unknown_word", "truncated_word" (the file ends inside a word),
-    "bad_clock" (a reading of the clock that those around it contradict), and others that a format names.
+    "bad_clock" (a reading of the clock that those around it contradict), "bad_line" (text), "bad_coordinate" (an
+    array's x or y is no whole number), "truncated_array", "bad_trigger", "broken_packet" (AEDAT4).
     repaired: events kept but mended, by kind: "reordered" (up to REORDER_US earlier than the latest time before
     them; moved to their place).
     first_invalid: for each kind of `invalid`, where the first one is.
@@ -155,7 +172,7 @@ class Recording(ABC):
     """
 
     def __init__(
-        self, path: Path, format: str, width: int, height: int, options: ReadOptions = ReadOptions()
+        self, path: Path, format: str, width: int, height: int, options: ReadOptions = DEFAULT_OPTIONS
     ) -> None:
         for name, side in (("width", width), ("height", height)):
             if not 0 < side <= MAX_SENSOR_SIDE:
@@ -163,6 +180,7 @@ class Recording(ABC):
         self.path, self.format, self.width, self.height, self.options = path, format, width, height, options
         self._restart(Tally(path, options.on_invalid))
         self._index: Index | None = None
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}, {self.format}, {self.width}x{self.height})"
@@ -207,6 +225,7 @@ class Recording(ABC):
                     waiting = Triggers.concatenate([waiting, block.triggers]) if not handed_out else block.triggers
             yield from self._runs(order.rest() or [Columns.allocate(0)], waiting, earliest)
         finally:
+            self._say_what_was_invalid(tally)
             if self._index is not None:
                 self._index.save()
 
@@ -219,9 +238,7 @@ class Recording(ABC):
                 break
         return Window.of(Events.concatenate(parts), start_us, end_us)
 
-    def _runs(
-        self, handed_out: list[Columns], triggers: Triggers, earliest: int
-    ) -> Iterator[tuple[Events, Triggers]]:
+    def _runs(self, handed_out: list[Columns], triggers: Triggers, earliest: int) -> Iterator[tuple[Events, Triggers]]:
         for columns in handed_out:
             if len(columns.t) and columns.t[0] < earliest:
                 columns = columns.cut(int(np.searchsorted(columns.t, earliest)), len(columns.t))
@@ -232,6 +249,14 @@ class Recording(ABC):
             if len(columns.t) or len(triggers):
                 yield Events.trusted(*columns, self.width, self.height), triggers
             triggers = Triggers.empty()
+
+    def _say_what_was_invalid(self, tally: Tally) -> None:
+        """A warning for each kind, once for each Recording however often it is read."""
+        for kind in tally.invalid.keys() - self._told:
+            self._told.add(kind)
+            what = "kept where it could be" if tally.keep else "dropped"
+            where = tally.first_invalid[kind]
+            _log.warning("%s: %d x %s %s, first at %s", self.path, tally.invalid[kind], kind, what, where)
 
     def _restart(self, tally: Tally) -> None:
         self.invalid, self.repaired, self.first_invalid = tally.invalid, tally.repaired, tally.first_invalid

@@ -219,38 +219,38 @@ class WordReader(Reader):
     ) -> tuple[_Part, int]:
         """As many words as give self._most events; memory is taken for about as many as the last part had."""
         kernel, sensor = self._format.kernel, (self._recording.width, self._recording.height)
-        offset_us = self._recording.offset_us
-        triggers = tuple(np.empty(4 * BLOCK_WORDS, dtype) for dtype in (np.int64, np.uint8, np.uint8))
+        offset_us, word_bytes = self._recording.offset_us, self._format.word_bytes
+        room = (
+            np.empty(4 * BLOCK_WORDS, np.int64),
+            np.empty(4 * BLOCK_WORDS, np.uint8),
+            np.empty(4 * BLOCK_WORDS, np.uint8),
+        )
         columns = self._pool.take(self._most, min(self._most, int(len(words) * self._density) + self._room))
-        used, n, m, rises = kernel(words, tuple(columns), triggers, state, faults, sensor, byte)
-        met = [Triggers(*(column[:m].copy() for column in triggers))]
-        while used < len(words) and (len(columns.t) < self._most or m + BLOCK_WORDS > len(triggers[0])):
-            wider = columns
+        used, n, m, rises = kernel(words, tuple(columns), room, state, faults, sensor, byte)
+        met = [_triggers(room, m)]
+        while used < len(words) and (len(columns.t) < self._most or m + BLOCK_WORDS > len(room[0])):
             if len(columns.t) < self._most:
-                wider = self._pool.take(self._most, self._most)
-                for column, old in zip(wider, columns, strict=True):
-                    column[:n] = old[:n]
-            more, k, m, orderly = kernel(
-                words[used:],
-                tuple(wider.cut(n, len(wider.t))),
-                triggers,
-                state,
-                faults,
-                sensor,
-                byte + used * self._format.word_bytes,
-            )
-            columns, used = wider, used + more
-            rises = rises and orderly and (not n or not k or wider.t[n] >= wider.t[n - 1])
-            n += k
-            met.append(Triggers(*(column[:m].copy() for column in triggers)))
+                columns = self._widened(columns, n)
+            rest = tuple(columns.cut(n, len(columns.t)))
+            more, k, m, orderly = kernel(words[used:], rest, room, state, faults, sensor, byte + used * word_bytes)
+            met.append(_triggers(room, m))
+            rises = rises and orderly and (not n or not k or columns.t[n] >= columns.t[n - 1])
+            used, n = used + more, n + k
             if not more:
                 break
         self._density = n / max(used, 1) * 1.2
         columns = columns.cut(0, n)
         if offset_us:
             columns.t[:] += offset_us
-        byte += used * self._format.word_bytes
-        return _Part(columns, _later(Triggers.concatenate(met), offset_us), bool(rises), byte, state.copy()), used
+        triggers = _later(Triggers.concatenate(met), offset_us)
+        return _Part(columns, triggers, bool(rises), byte + used * word_bytes, state.copy()), used
+
+    def _widened(self, columns: Columns, n: int) -> Columns:
+        """Room for as many events as a part may have, with the first n of columns."""
+        wider = self._pool.take(self._most, self._most)
+        for column, old in zip(wider, columns, strict=True):
+            column[:n] = old[:n]
+        return wider
 
     def _read(self, byte: int) -> NDArray:
         """The words of a piece; valid until this thread reads again."""
@@ -262,7 +262,7 @@ class WordReader(Reader):
         got = 0
         while got < len(buffer):
             try:
-                more = os.preadv(self._file, [memoryview(buffer)[got:]], byte + got)
+                more = os.preadv(self._file, [buffer[got:].data], byte + got)
             except OSError as error:
                 raise RecordingError(
                     f"{self._recording.path}: reading failed at byte {byte + got}: {error.strerror}"
@@ -275,3 +275,8 @@ class WordReader(Reader):
 
 def _later(triggers: Triggers, by_us: int) -> Triggers:
     return Triggers(triggers.t + by_us, triggers.channel, triggers.value) if by_us and len(triggers) else triggers
+
+
+def _triggers(columns: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], m: int) -> Triggers:
+    t, channel, value = columns
+    return Triggers(t[:m].copy(), channel[:m].copy(), value[:m].copy())

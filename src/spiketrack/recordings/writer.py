@@ -1,26 +1,26 @@
-"""EventWriter: stream events into an eTraM HDF5 file."""
+"""EventWriter: stream events and triggers into an HDF5 file that appears only when it is complete."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from spiketrack.errors import RecordingError
-from spiketrack.events import MAX_SENSOR_SIDE, Events
+from spiketrack.events import MAX_SENSOR_SIDE, Events, Triggers
+from spiketrack.recordings.recording import TIME_LIMIT_US
 from spiketrack.replacing import Replacement
 
 if TYPE_CHECKING:
     import h5py
 
-SORTED_ATTRIBUTE = "spiketrack_sorted"
-STORED_CHUNK = 1 << 14
-_PENDING_EVENTS = 1 << 16
-_LAYOUT = {"x": np.uint16, "y": np.uint16, "p": np.int16, "t": np.int64}
+    from spiketrack.recordings.hdf5_storing import Store
+
+_PENDING = 1 << 16
+_COMPRESSIONS = (None, "gzip", "blosc", "ecf")
 
 
 class _UnfailingFile(io.FileIO):
@@ -57,24 +57,36 @@ class EventWriter:
                 writer.append(events)
 
     `events/x` and `events/y` are u2, `events/p` i2 (0, 1), `events/t` i8 us, `events/width` and `events/height`
-    scalars. Writes go to a temporary name beside `path`; on leaving the block without an exception the file is
-    renamed to `path`, in place of an older one; otherwise it is removed and the older one stays. Raises
-    RecordingError naming the file where it cannot be written, such as on a full disk.
+    scalars. `ms_index/ms` and `ms_index/row`, i8, hold each millisecond with an event and the row of its first;
+    `triggers/t` (i8), `triggers/channel` and `triggers/value` (u1) the external triggers, where there are any.
+    compression: None; "gzip"; "blosc" (Zstandard; needs hdf5plugin, here and where the file is read); or "ecf", which
+    is Prophesee's own layout with its codec, read by its tools too: `CD/events`, `CD/indexes`, `EXT_TRIGGER/events`.
+
+    Writes go to a temporary name beside `path`; on leaving the block without an exception the file is renamed to
+    `path`, in place of an older one; otherwise it is removed and the older one stays. Raises RecordingError naming the
+    file where it cannot be written, such as on a full disk.
     """
 
-    def __init__(self, path: str | Path, width: int, height: int) -> None:
+    def __init__(self, path: str | Path, width: int, height: int, compression: str | None = None) -> None:
         self.path = Path(path)
         if not (0 < width <= MAX_SENSOR_SIDE and 0 < height <= MAX_SENSOR_SIDE):
             raise RecordingError(f"{path}: a sensor of {width} x {height} pixels cannot be")
-        self.width, self.height = int(width), int(height)
+        if compression not in _COMPRESSIONS:
+            known = ", ".join(repr(name) for name in _COMPRESSIONS)
+            raise RecordingError(f"{path}: compression must be one of {known}, got {compression!r}")
+        self.width, self.height, self.compression = int(width), int(height), compression
         self._file: h5py.File | None = None
         self._disk: _UnfailingFile | None = None
+        self._store: Store | None = None
         self._pending: list[Events] = []
-        self._pending_events = 0
+        self._pending_triggers: list[Triggers] = []
+        self._pending_events = self._n_pending_triggers = 0
         self._last_us: int | None = None
 
     def __enter__(self) -> Self:
         import h5py
+
+        from spiketrack.recordings.hdf5_storing import make_store
 
         if self._last_us is not None or self._file is not None:
             raise RecordingError(f"{self.path}: an EventWriter writes one file once; make a new one")
@@ -82,20 +94,20 @@ class EventWriter:
         try:
             self._disk = _UnfailingFile(self._replacement.temporary, "x+")
             self._file = h5py.File(self._disk, "w")
-            group = self._file.create_group("events")
-            group.attrs[SORTED_ATTRIBUTE] = True
-            group["width"], group["height"] = self.width, self.height
-            for name, dtype in _LAYOUT.items():
-                group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(STORED_CHUNK,))
+            self._store = make_store(self._file, self.width, self.height, self.compression)
+        except RecordingError as error:
+            self._abandon()
+            raise RecordingError(f"{self.path}: {error}") from error.__cause__
         except OSError as error:
             self._abandon()
             raise self._failed(error) from error
         return self
 
-    def append(self, events: Events) -> None:
-        """Add events of the same sensor, none earlier than the last one written; keeps no view of them.
+    def append(self, events: Events, triggers: Triggers | None = None) -> None:
+        """Add events of the same sensor, none earlier than the last one written, and triggers; keeps no view of them.
 
-        Raises RecordingError where they do not fit or cannot be written.
+        Triggers are stored in the order they come. Raises RecordingError where something does not fit or cannot be
+        written.
         """
         if self._file is None:
             raise RecordingError(f"{self.path}: append outside of `with EventWriter(...)`")
@@ -104,12 +116,17 @@ class EventWriter:
                 f"{self.path}: events of a sensor of {events.width} x {events.height} pixels do not fit into a "
                 f"recording of {self.width} x {self.height}"
             )
+        for t in [events.t[:1], events.t[-1:]]:
+            if len(t) and abs(int(t[0])) > TIME_LIMIT_US:
+                raise RecordingError(f"{self.path}: {t[0]} is no time in microseconds")
+        if triggers is not None and len(triggers):
+            self._append_triggers(triggers)
         if not len(events):
             return
         if self._last_us is not None and events.t[0] < self._last_us:
             raise RecordingError(f"{self.path}: time runs backwards: {events.t[0]} us after {self._last_us} us")
         self._last_us = int(events.t[-1])
-        if self._pending_events + len(events) < _PENDING_EVENTS:
+        if self._pending_events + len(events) < _PENDING:
             columns = (getattr(events, name).copy() for name in "txyp")
             self._pending.append(Events.trusted(*columns, self.width, self.height))
             self._pending_events += len(events)
@@ -117,12 +134,21 @@ class EventWriter:
             self._write([*self._pending, events])
             self._pending, self._pending_events = [], 0
 
+    def _append_triggers(self, triggers: Triggers) -> None:
+        self._pending_triggers.append(Triggers(*(getattr(triggers, name).copy() for name in ("t", "channel", "value"))))
+        self._n_pending_triggers += len(triggers)
+        if self._n_pending_triggers >= _PENDING:
+            self._write_triggers()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             if kind is None and self._file is not None:
                 self._write(self._pending)
+                self._write_triggers()
+                if self._store is not None:
+                    self._store.finish()
                 self._file.close()
                 self._raise_disk_error()
                 self._replacement.commit()
@@ -132,19 +158,25 @@ class EventWriter:
             self._abandon()
 
     def _write(self, parts: list[Events]) -> None:
-        if not parts or self._file is None:
-            return
-        events = Events.concatenate(parts)
-        for name in _LAYOUT:
-            column = self._file["events"][name]
-            first = len(column)
-            column.resize(first + len(events), axis=0)
-            column[first:] = getattr(events, name)
+        if parts and self._store is not None:
+            self._store_or_fail(self._store.append, Events.concatenate(parts))
+
+    def _write_triggers(self) -> None:
+        triggers = Triggers.concatenate(self._pending_triggers)
+        self._pending_triggers, self._n_pending_triggers = [], 0
+        if len(triggers) and self._store is not None:
+            self._store_or_fail(self._store.append_triggers, triggers)
+
+    def _store_or_fail(self, append: Callable[..., None], records: Events | Triggers) -> None:
+        try:
+            append(records)
+        except RecordingError as error:
+            raise RecordingError(f"{self.path}: {error}") from error
         self._raise_disk_error()
 
     def _abandon(self) -> None:
         """Close and remove the temporary file where it still is; after a commit there is nothing to remove."""
-        file, self._file, self._pending = self._file, None, []
+        file, self._file, self._store, self._pending = self._file, None, None, []
         if file is not None:
             file.close()
         with suppress(OSError):

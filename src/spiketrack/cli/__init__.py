@@ -1,0 +1,8 @@
+"""The command line; each module adds its commands to `app`, in the order of the way of the data."""
+
+from spiketrack.cli import recordings  # isort: skip
+from spiketrack.cli import data  # isort: skip
+from spiketrack.cli import networks  # isort: skip
+from spiketrack.cli.app import app, main
+
+__all__ = ["app", "data", "main", "networks", "recordings"]

@@ -1,0 +1,5 @@
+"""`python -m spiketrack.cli`."""
+
+from spiketrack.cli import main
+
+main()

@@ -1,0 +1,251 @@
+"""Layouts: where an HDF5 file keeps its events, its triggers, its sensor and its index.
+
+Read are eTraM and RVT's `.dat.h5` (`events/{x, y, p, t}` with the scalars `events/width` and `events/height`), DSEC
+(the same with `t_offset`, which is added to every time, and `ms_to_idx`; 640 x 480 where nothing else is said) and
+Prophesee's own (`CD/events` of records, stored plain or with ECF; `CD/indexes`; `EXT_TRIGGER/events`; the size in the
+attribute `geometry`). In comes a path, out goes an open, checked `EventFile`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spiketrack.errors import RecordingError
+from spiketrack.events import MAX_SENSOR_SIDE
+from spiketrack.recordings.ecf import ECF_FILTER
+from spiketrack.recordings.hdf5_rows import ColumnRows, EcfRows, RecordRows, Rows, Stored
+from spiketrack.recordings.hdf5_triggers import COLUMN_FIELDS, RECORD_FIELDS, TriggerRows
+from spiketrack.recordings.recording import TIME_LIMIT_US
+
+SORTED_ATTRIBUTE = "spiketrack_sorted"
+MS_INDEX = "ms_index"
+PROPHESEE_PERIOD_US = 2_000
+MAX_STORED_CHUNK_BYTES = 1 << 28
+_CHUNK_CACHE_BYTES = 1 << 24
+_MAX_RECORD_BYTES = 256
+_DSEC_SENSOR = 640, 480
+_FILTERS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd", 32026: "blosc2", ECF_FILTER: "ECF"}
+
+
+class EventFile(AbstractContextManager["EventFile"]):
+    """An HDF5 file of events, open for reading.
+
+    layout: "eTraM" (also RVT's), "DSEC", "Prophesee" or "Prophesee ECF". rows: the events. t_offset_us: to be added to
+    every time of the events. is_sorted: EventWriter wrote the file and vouches for the order of its events.
+    Raises RecordingError naming the file where it is broken or holds no events in such a layout.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self.path = path
+        self._open(_CHUNK_CACHE_BYTES)
+        with self._structure():
+            self._find(threads)
+            if self._largest_chunk > _CHUNK_CACHE_BYTES:  # else it would be decoded once for each block of its events
+                self.__exit__()
+                self._open(self._largest_chunk)
+                self._find(threads)
+
+    @contextmanager
+    def _structure(self) -> Generator[None]:
+        """HDF5 is looked at here: what it raises is the file's fault, and the file is not used any more."""
+        try:
+            yield
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.file.close()
+            if isinstance(error, RecordingError):
+                raise
+            raise RecordingError(f"{self.path}: broken HDF5 structure: {error}") from error
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _open(self, cache_bytes: int) -> None:
+        self._largest_chunk = 0
+        try:
+            self.file = h5py.File(self.path, "r", rdcc_nbytes=cache_bytes)
+        except (OSError, RuntimeError) as error:
+            raise RecordingError(f"{self.path}: cannot be opened as HDF5, perhaps cut short: {error}") from error
+
+    def __exit__(self, *_: object) -> None:
+        self.rows.__exit__()
+        self.file.close()
+
+    def _find(self, threads: int) -> None:
+        place = next((name for name in ("CD/events", "events") if name in self.file), None)
+        found = self.file.get(place) if place else None
+        if place is None or not isinstance(found, h5py.Group | h5py.Dataset):
+            raise RecordingError(f"{self.path}: expected events/{{x, y, p, t}} or CD/events; {self._inside()}")
+        self.t_offset_us = self._offset()
+        self.rows = self._columns(place) if isinstance(found, h5py.Group) else self._records(place, threads)
+        self.layout = "DSEC" if self._has("t_offset") or self._has("ms_to_idx") else "eTraM"
+        if place == "CD/events":
+            self.layout = "Prophesee ECF" if isinstance(self.rows, EcfRows) else "Prophesee"
+        self.is_sorted = bool(found.attrs.get(SORTED_ATTRIBUTE, False))
+
+    def _inside(self) -> str:
+        names = sorted(map(str, self.file))
+        if names == ["data"] and getattr(self.file["data"], "ndim", 1) > 1:
+            return "it holds frames of `data`, as RVT's event representations or Prophesee's tensors, not events"
+        return f"the file holds {', '.join(names[:8]) or 'nothing'}"
+
+    def _has(self, name: str) -> str | None:
+        """Where DSEC's extra datasets are, at the root or beside the events."""
+        return next((place for place in (name, f"events/{name}") if place in self.file), None)
+
+    @cached_property
+    def index(self) -> h5py.Dataset | None:
+        """ms_to_idx or CD/indexes, where the file has one."""
+        with self._structure():
+            place = self._has("ms_to_idx") if self.layout == "DSEC" else "CD/indexes"
+            found = self.file.get(place) if place else None
+            return found if isinstance(found, h5py.Dataset) and found.ndim == 1 and len(found) else None
+
+    @cached_property
+    def ms_index(self) -> tuple[h5py.Dataset, h5py.Dataset] | None:
+        """`ms` and `row` of EventWriter's index, where the file has them."""
+        with self._structure():
+            ms, row = (self.file.get(f"{MS_INDEX}/{name}") for name in ("ms", "row"))
+            return (ms, row) if isinstance(ms, h5py.Dataset) and isinstance(row, h5py.Dataset) else None
+
+    def _offset(self) -> int:
+        place = self._has("t_offset")
+        if place is None:
+            return 0
+        offset = _scalar(self.file, place, self.path)
+        if abs(offset) > TIME_LIMIT_US // 2:
+            raise RecordingError(f"{self.path}: {place} is {offset}, which cannot be microseconds")
+        return offset
+
+    def sensor(self) -> tuple[int | None, int | None]:
+        """Width and height as the file says them, None where it does not."""
+        with self._structure():
+            sides: list[int | None] = [None, None]
+            for i, name in enumerate(("events/width", "events/height")):
+                if name in self.file:
+                    sides[i] = _scalar(self.file, name, self.path)
+            if None in sides and self._has("t_offset"):
+                sides = [said or documented for said, documented in zip(sides, _DSEC_SENSOR, strict=True)]
+            elif None in sides:
+                geometry, text = (str(_text(self.file.attrs.get(name, ""))) for name in ("geometry", "format"))
+                for i, name in enumerate(("width", "height")):
+                    match = re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", geometry)
+                    named = re.search(rf"\b{name}=(\d{{1,6}})\b", text)
+                    sides[i] = int(match[i + 1]) if match else int(named[1]) if named else sides[i]
+            for name, side in zip(("width", "height"), sides, strict=True):
+                if side is not None and not 1 <= side <= MAX_SENSOR_SIDE:
+                    raise RecordingError(
+                        f"{self.path}: events/{name} is {side}; expected 1 .. {MAX_SENSOR_SIDE} pixels"
+                    )
+            return sides[0], sides[1]
+
+    def _column(self, place: str, name: str) -> Stored:
+        column = self.file.get(f"{place}/{name}")
+        if not isinstance(column, h5py.Dataset):
+            raise RecordingError(f"{self.path}: no dataset {place}/{name}; {self._inside()}")
+        if column.ndim != 1 or column.dtype.kind not in ("iub" if name == "p" else "iu"):
+            raise RecordingError(
+                f"{self.path}: {place}/{name} must be one-dimensional integers, got {column.dtype} of shape "
+                f"{column.shape}"
+            )
+        return self._stored(column)
+
+    def _columns(self, place: str) -> Rows:
+        columns = {name: self._column(place, name) for name in "xypt"}
+        lengths = {name: column.rows for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise RecordingError(f"{self.path}: the columns of {place}/ differ in length: {lengths}")
+        return ColumnRows(columns)
+
+    def _records(self, place: str, threads: int) -> Rows:
+        records = self.file[place]
+        if records.ndim != 1 or not _are_integers(records, ("x", "y", "p", "t")):
+            raise RecordingError(
+                f"{self.path}: {place} must be one-dimensional records of integers x, y, p and t, got {records.dtype} "
+                f"of shape {records.shape}"
+            )
+        filters = _codes(records.id.get_create_plist())
+        if ECF_FILTER not in filters:
+            return RecordRows(self._stored(records))
+        if filters != [ECF_FILTER]:
+            raise RecordingError(f"{self.path}: {place} is stored with ECF and other filters, {filters}; expected ECF")
+        return EcfRows(self._stored(records), threads)
+
+    @cached_property
+    def triggers(self) -> TriggerRows | None:
+        """The external triggers, where the file has any."""
+        with self._structure():
+            if "EXT_TRIGGER/events" in self.file:
+                records = self.file["EXT_TRIGGER/events"]
+                if (
+                    not isinstance(records, h5py.Dataset)
+                    or records.ndim != 1
+                    or not _are_integers(records, RECORD_FIELDS)
+                ):
+                    raise RecordingError(
+                        f"{self.path}: EXT_TRIGGER/events must be one-dimensional records of t, id and p"
+                    )
+                return TriggerRows(self._stored(records))
+            if "triggers" not in self.file:
+                return None
+            t, channel, value = (self._column("triggers", name) for name in COLUMN_FIELDS)
+            if len({t.rows, channel.rows, value.rows}) > 1:
+                raise RecordingError(f"{self.path}: the columns of triggers/ differ in length")
+            return TriggerRows((t, channel, value))
+
+    def _stored(self, dataset: h5py.Dataset) -> Stored:
+        """Check that its rows can be read in bounded memory, and by what."""
+        settings = dataset.id.get_create_plist()
+        if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
+            raise RecordingError(f"{self.path}: {dataset.name} lies in other files; expected the events in this one")
+        if dataset.dtype.itemsize > _MAX_RECORD_BYTES:
+            raise RecordingError(f"{self.path}: {dataset.name} has records of {dataset.dtype.itemsize:,} bytes")
+        if dataset.chunks:
+            chunk_bytes = dataset.chunks[0] * dataset.dtype.itemsize
+            if chunk_bytes > MAX_STORED_CHUNK_BYTES:
+                raise RecordingError(
+                    f"{self.path}: {dataset.name} is stored in chunks of {dataset.chunks[0]:,}, too large to read"
+                )
+            self._largest_chunk = max(self._largest_chunk, chunk_bytes)
+        for code in _codes(settings):
+            if code != ECF_FILTER and not h5py.h5z.filter_avail(code) and not _plugin_has(code):
+                raise RecordingError(
+                    f"{self.path}: {dataset.name} is stored with {_FILTERS.get(code, 'an unknown filter')} (HDF5 "
+                    f"filter {code}), which this installation lacks; pip install hdf5plugin"
+                )
+        return Stored(dataset, self.path)
+
+
+def _codes(settings: h5py.h5p.PropDCID) -> list[int]:
+    return [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+
+
+def _are_integers(records: h5py.Dataset, names: tuple[str, ...]) -> bool:
+    fields = records.dtype.names or ()
+    return all(name in fields and records.dtype[name].kind in "iu" for name in names)
+
+
+def _plugin_has(code: int) -> bool:
+    try:
+        import hdf5plugin  # noqa: F401 - registers its filters
+    except ImportError:
+        return False
+    return bool(h5py.h5z.filter_avail(code))
+
+
+def _text(value: object) -> object:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _scalar(file: h5py.File, name: str, path: Path) -> int:
+    """One integer, also where stored as an array of one."""
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.size != 1 or dataset.dtype.kind not in "iu":
+        raise RecordingError(f"{path}: {name} must be one integer")
+    return int(np.asarray(dataset[()]).reshape(()))
