@@ -35,10 +35,10 @@ class Oracle:
         self.model = torch.nn.Identity()
         self.asked: list[SimpleNamespace] = []
 
-    def detect(self, path, *, start_us, end_us):
+    def detect(self, recording, *, start_us, end_us):
         self.asked.append(SimpleNamespace(start_us=start_us, end_us=end_us))
-        labels = self.labels[path]
-        for window in windows(path, SLICE_US, start_us=start_us, end_us=end_us):
+        labels = self.labels[recording.path]
+        for window in windows(recording, SLICE_US, start_us=start_us, end_us=end_us):
             inside = labels[(labels.t > window.start_us) & (labels.t <= window.end_us)]
             latest = inside[inside.t == inside.t[-1:].sum()]
             yield Step(window, self.extra(window.start_us, window.end_us, latest).at_time(window.end_us))

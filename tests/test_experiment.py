@@ -10,12 +10,12 @@ from spiketrack.detector.checkpoint import save_checkpoint
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.experiment import (
     Experiment,
-    describe_settings,
     dump_experiment,
     evaluate_split,
     load_experiment,
     trainer_of,
 )
+from spiketrack.settings import describe_settings
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
 
@@ -92,7 +92,7 @@ def test_all_faults_are_named_at_once(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "expected keys such as `name:` and `data:`, got list"),
+        ("- a\n- b\n", "expected keys such as `name:` and `seed:`, got list"),
         ("", "got NoneType"),
         ("name: [", "not a readable YAML file"),
         ("name: !!python/object/apply:os.system ['true']", "not a readable YAML file"),
@@ -172,7 +172,7 @@ def test_dump_and_load_round_trip(write):
 
 def test_every_setting_is_described():
     """The description is itself YAML: its keys are the tree, its values the defaults."""
-    text = describe_settings()
+    text = describe_settings(Experiment)
     described = yaml.safe_load(text)
     default = Experiment.model_validate({"name": "REQUIRED", "data": {"root": "REQUIRED"}}).model_dump(mode="json")
     keys = list(leaves(Experiment))

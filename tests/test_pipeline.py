@@ -130,6 +130,24 @@ def test_resized(detector, recording):
         detector.resized(0, 48)
 
 
+def test_a_crop_is_detected_as_a_smaller_sensor_and_its_boxes_stand_on_the_whole_one(recording, tmp_path):
+    cropped = loud_detector(input=InputSettings(slice_us=SLICE_US, crop=(24, 16, 40, 48), width=32))
+    whole = open_recording(recording).read(0, 10**9)
+    inside = (whole.x >= 24) & (whole.y >= 16)
+    columns = (whole.t[inside], whole.x[inside] - 24, whole.y[inside] - 16, whole.p[inside])
+    part = write_sequence(tmp_path, "part", Events.repaired(*columns, 40, 48)[0], None)
+    smaller = loud_detector(input=InputSettings(slice_us=SLICE_US, width=32))
+    start = int(whole.t[0])
+    end = start + 8 * SLICE_US
+    steps = cropped.detect(recording, start_us=start, end_us=end)
+    for one, other in zip(steps, smaller.detect(part, start_us=start, end_us=end), strict=True):
+        assert len(other.detections) > 0
+        np.testing.assert_allclose(one.detections.xyxy, other.detections.xyxy + np.array([24, 16] * 2), atol=1e-5)
+        np.testing.assert_array_equal(one.detections.score, other.detections.score)
+    with pytest.raises(SettingsError, match="leaves the sensor"):
+        next(cropped.detect(part))
+
+
 def test_a_checkpoint_gives_the_same_detector_back(detector, recording, tmp_path):
     path = tmp_path / "detector.pt"
     settings = InputSettings(slice_us=SLICE_US, limit=3, bins=2)

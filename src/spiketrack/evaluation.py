@@ -84,7 +84,7 @@ def run_sequence(
     first = min(earliest, max(0, earliest - warm_up_steps))
     start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
     detections, tracks = [], []
-    steps = track(detector.detect(sequence.path, start_us=start, end_us=end), ByteTrack(tracking))
+    steps = track(detector.detect(sequence.open(), start_us=start, end_us=end), ByteTrack(tracking))
     for step, result in enumerate(steps, start=first):
         if step in time_of_step:
             detections.append(result.detections.at_time(time_of_step[step]))

@@ -237,7 +237,9 @@ class Triggers:
     def concatenate(parts: list[Triggers]) -> Triggers:
         """One after the other; an empty list gives an empty record."""
         parts = [Triggers.empty(), *parts]
-        return Triggers(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("t", "channel", "value")))
+        return Triggers(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("t", "channel", "value"))
+        )
 
 
 def _check_sensor(width: int, height: int) -> None:

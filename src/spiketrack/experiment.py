@@ -1,20 +1,17 @@
 """Experiment: one typed tree of settings, one YAML file.
 
 Station: in comes a YAML file, out goes a frozen tree of the settings that stand beside the things they configure.
-There are no includes, no interpolation and no hidden defaults at run time: what `dump_experiment` writes reproduces
-the run. A key that is not known is an error that names the nearest one.
+What `dump_experiment` writes reproduces the run. Reading files and overrides is in settings.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from spiketrack.datasets.etram import find_sequences, read_class_names
 from spiketrack.datasets.sequences import DataSettings, TrainingSamples
@@ -24,6 +21,7 @@ from spiketrack.errors import SettingsError
 from spiketrack.evaluation import EvaluationResult, EvaluationSettings, evaluate
 from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
+from spiketrack.settings import load_settings
 from spiketrack.tracking import ByteTrackSettings
 from spiketrack.training import Trainer, TrainingSettings
 
@@ -45,31 +43,16 @@ class Experiment(BaseModel):
 
 
 def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
-    """Read an experiment file; overrides are `section.key=value` with the value in YAML.
-
-    Raises SettingsError that names the file, the key and, for an unknown key, the nearest known one.
-    """
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: not a readable YAML file ({_one_line(error)})") from error
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{path}: expected keys such as `name:` and `data:`, got {type(tree).__name__}")
-    for override in overrides or []:
-        _apply(tree, override)
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {'; '.join(_fault(fault) for fault in error.errors())}") from error
+    """Read an experiment file; see `spiketrack.settings.load_settings`."""
+    return load_settings(Experiment, Path(path), overrides)
 
 
 def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
     """The training run of an experiment, at its beginning. Seeds torch, then builds the network."""
     data, training = experiment.data, experiment.training
     class_names = read_class_names(data.root)
-    sequences = find_sequences(data.root, data.train_split, class_names)
-    validation = find_sequences(data.root, data.val_split, class_names)
+    sequences = find_sequences(data.root, data.train_split, class_names, data.filters)
+    validation = find_sequences(data.root, data.val_split, class_names, data.filters)
     torch.manual_seed(experiment.seed)
     detector = Detector.build(experiment.model, experiment.input, experiment.decoding, class_names)
     samples = TrainingSamples(
@@ -100,66 +83,10 @@ def evaluate_split(
             f"{weights}: trained on the classes {', '.join(detector.class_names)}; "
             f"{experiment.data.root} has {', '.join(class_names)}"
         )
-    sequences = find_sequences(experiment.data.root, split, class_names)
+    sequences = find_sequences(experiment.data.root, split, class_names, experiment.data.filters)
     return evaluate(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
 
 
 def dump_experiment(experiment: Experiment) -> str:
     """The whole tree as YAML, defaults included."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
-
-
-def describe_settings() -> str:
-    """Every key with its default and meaning, as commented YAML."""
-    lines: list[str] = []
-    _describe(Experiment, 0, lines)
-    return "\n".join(lines) + "\n"
-
-
-def _describe(model: type[BaseModel], depth: int, lines: list[str]) -> None:
-    indent = "  " * depth
-    for key, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            lines.append(f"{indent}{key}:  # {field.description}")
-            _describe(field.annotation, depth + 1, lines)
-            continue
-        default = field.get_default()
-        value = "REQUIRED" if field.is_required() else yaml.safe_dump(default, explicit_end=False).split("\n")[0]
-        lines.append(f"{indent}{key}: {value}  # {field.description}")
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise SettingsError(f"--set {override}: expected section.key=value, such as training.epochs=3")
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise SettingsError(f"--set {override}: {section} is a value, not a section")
-    try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {override}: the value is not YAML ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _fault(fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _keys(fault["loc"][:-1])
-        nearest = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0)
-        return f"unknown key {place}; the nearest known is {nearest[0]} (known here: {', '.join(known)})"
-    if fault["type"] == "missing":
-        return f"key {place} is missing"
-    return f"{place}: {fault['msg']}, got {fault['input']!r}"
-
-
-def _keys(sections: tuple[int | str, ...]) -> list[str]:
-    model: Any = Experiment
-    for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)

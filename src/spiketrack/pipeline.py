@@ -7,7 +7,7 @@ from chunk to chunk, in memory that does not depend on the length of the recordi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,17 +123,18 @@ class Detector:
                 f"({STRIDES[-1]} pixels)"
             )
         device = next(self.model.parameters()).device
-        sensor = (recording.width, recording.height)
-        scale = (recording.width / width, recording.height / height)
+        x0, y0, *seen = self.input.seen_area(recording.height, recording.width)  # (x0, y0, width, height)
+        scale = (seen[0] / width, seen[1] / height)
         state = None
-        for seen in _grouped(self._windows(recording, start_us, end_us), chunk_steps):
-            planes = np.concatenate([self.input.encode(window, window.end_us) for window in seen])  # (T, C, H, W)
+        for group in _grouped(self._windows(recording, start_us, end_us), chunk_steps):
+            planes = np.concatenate([self.input.encode(window, window.end_us) for window in group])  # (T, C, H, W)
             with torch.inference_mode():
                 x = torch.from_numpy(planes).to(device).float()[:, None]  # (T, 1, C, H, W)
                 predictions, state = self.model(x, state)
-            times = np.array([[window.end_us] for window in seen], np.int64)
-            found = decode(predictions, times, self.decoding, scale=scale, sensor=sensor)
-            for window, (detections,) in zip(seen, found, strict=True):
+            times = np.array([[window.end_us] for window in group], np.int64)
+            found = decode(predictions, times, self.decoding, scale=scale, sensor=(seen[0], seen[1]))
+            for window, (boxes,) in zip(group, found, strict=True):
+                detections = replace(boxes, xyxy=boxes.xyxy + np.array([x0, y0, x0, y0], np.float32))
                 yield Step(Window.of(window, window.end_us - self.input.slice_us, window.end_us), detections)
 
     def _windows(self, recording: Recording, start_us: int | None, end_us: int | None) -> Iterator[Window]:

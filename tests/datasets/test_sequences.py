@@ -200,6 +200,18 @@ def test_scaling_to_a_smaller_input(tmp_path):
     assert batch.labels.boxes.tolist() == [[[6, 8, 18, 24]]]
 
 
+def test_a_crop_cuts_events_and_labels_alike(tmp_path):
+    cropped = InputSettings(slice_us=100, crop=(16, 0, 48, 64), width=36, height=32)
+    samples = single(tmp_path, [10, 11, 12], [63, 15, 20], [63, 32, 32], [100], cropped, steps=1, batch_size=1)
+    (batch,) = samples.epoch(0)
+    assert batch.events.shape == (1, 1, 2, 32, 36)
+    # x -> 36/48 (x - 16), y -> 32/64 y; the box 8 16 24 48 keeps its right half
+    assert torch.nonzero(batch.events)[:, 3:].tolist() == [[16, 3], [31, 35]]
+    assert batch.labels.boxes.tolist() == [[[0, 8, 6, 24]]]
+    with pytest.raises(SettingsError, match=r"input.crop to be null"):
+        samples_of(samples.sequences, cropped.model_copy(update={"width": None}), AugmentSettings(crop=(32, 32)))
+
+
 def test_signed_bins(tmp_path):
     signed = InputSettings(slice_us=100, representation="signed_difference", bins=2)
     samples = single(tmp_path, [10, 11, 60], [1, 1, 2], [5, 5, 6], [100], signed, steps=1, batch_size=1)
@@ -241,7 +253,7 @@ def test_crops_must_fit(sequences):
         samples_of(sequences, augment=AugmentSettings(crop=(80, 64)))
     with pytest.raises(SettingsError, match=r"crop is 31 x 64"):
         samples_of(sequences, augment=AugmentSettings(crop=(31, 64)))
-    with pytest.raises(SettingsError, match=r"needs input.width and input.height to be null"):
+    with pytest.raises(SettingsError, match=r"needs input.width, input.height and input.crop to be null"):
         samples_of(sequences, INPUT.model_copy(update={"width": 32}), AugmentSettings(crop=(32, 32)))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketrack.cli.app import Config, Json, Set, app, number, progress_line
+from spiketrack.cli.recordings import OnInvalid, Threads, read_options
 from spiketrack.errors import SettingsError
 from spiketrack.replacing import write_whole
 
@@ -42,9 +43,10 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def settings() -> None:
     """Print every key of an experiment file with its default and meaning."""
-    from spiketrack.experiment import describe_settings
+    from spiketrack.experiment import Experiment
+    from spiketrack.settings import describe_settings
 
-    print(describe_settings(), end="")
+    print(describe_settings(Experiment), end="")
 
 
 @app.command()
@@ -121,15 +123,20 @@ def track(
     file: Annotated[Path, typer.Argument(help="a recording")],
     weights: Annotated[Path, typer.Option(help="checkpoint of a detector")],
     out: Annotated[Path | None, typer.Option(help="folder for the results; default <file name>_tracks")] = None,
-    config: Annotated[Path | None, typer.Option(help="experiment file whose `tracking:` settings to use")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="experiment file whose `tracking:` and `data.filters:` settings to use")
+    ] = None,
     start_us: Annotated[int | None, typer.Option(help="begin here; default the first event")] = None,
     end_us: Annotated[int | None, typer.Option(help="end here; default the last event")] = None,
     size: Annotated[str | None, typer.Option(help="input of the network as WIDTHxHEIGHT; default as trained")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
     video: Annotated[bool, typer.Option(help="draw video.mp4")] = True,
+    on_invalid: OnInvalid = "drop",
+    threads: Threads = 1,
 ) -> None:
     """Detect and track objects; writes tracks.txt, tracks_bbox.npy, video.mp4 and report.html."""
     from spiketrack.experiment import load_experiment
+    from spiketrack.filters import NO_FILTERS, filtered_recording
     from spiketrack.pipeline import Detector
     from spiketrack.recordings import open_recording
     from spiketrack.report import track_recording
@@ -140,9 +147,11 @@ def track(
     detector = Detector.load(weights, device)
     if size is not None:
         detector = detector.resized(*_parse_size(size))
-    tracking = load_experiment(config).tracking if config else ByteTrackSettings()
+    experiment = load_experiment(config) if config else None
+    tracking = experiment.tracking if experiment else ByteTrackSettings()
+    filters = experiment.data.filters if experiment else NO_FILTERS
     out = out or Path(f"{file.name}_tracks")
-    recording = open_recording(file)
+    recording = filtered_recording(open_recording(file, options=read_options(on_invalid, threads)), filters)
     with progress_line("tracking", unit="steps") as update:
         facts = track_recording(
             recording,

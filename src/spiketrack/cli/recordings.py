@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketrack.cli.app import Json, app, counted, progress_line
+from spiketrack.cli.app import Json, Set, app, counted, progress_line
 from spiketrack.errors import SettingsError
 
 if TYPE_CHECKING:
-    from spiketrack.recordings import ConvertSummary, Recording
+    from spiketrack.recordings import ConvertSummary, ReadOptions, Recording
 
 Source = Annotated[
     Path, typer.Argument(help="a recording: RAW EVT2, 2.1 or 3, DAT, HDF5, AEDAT4, text, npy, npz, N-MNIST")
@@ -29,6 +29,12 @@ ColumnOrder = Annotated[str | None, typer.Option(help="columns of a text file wi
 TimeUnit = Annotated[str | None, typer.Option(help="unit of the times of a text file or an array: us, ms, s or ns")]
 Endianness = Annotated[str | None, typer.Option(help="order of the halves of EVT2.1 words: little or legacy")]
 
+Start = Annotated[float | None, typer.Option(help="begin here, seconds of the recording's own time")]
+End = Annotated[float | None, typer.Option(help="end here, seconds; this time itself is left out")]
+KeepTriggers = Annotated[bool, typer.Option("--keep-triggers", help="external triggers too")]
+Format = Annotated[str | None, typer.Option(help="hdf5, evt2, evt2.1, evt2.1-legacy, evt3, dat or csv")]
+Compression = Annotated[str | None, typer.Option(help="of HDF5: gzip, blosc (extra `blosc`) or ecf")]
+
 
 def _start_numba_without_blas() -> None:
     """Import numba with scipy.linalg out of its reach, which it would load for products of matrices only (0.2 s)."""
@@ -40,6 +46,13 @@ def _start_numba_without_blas() -> None:
             del sys.modules["scipy.linalg"]
 
 
+def read_options(on_invalid: str, threads: int, index: bool = True) -> ReadOptions:
+    """The options as ReadOptions, which checks them."""
+    from spiketrack.recordings import ReadOptions
+
+    return ReadOptions(on_invalid, threads, index)  # ty: ignore[invalid-argument-type]
+
+
 def _opened(
     file: Path,
     size: tuple[int | None, int | None],
@@ -48,11 +61,11 @@ def _opened(
     index: bool,
     layout: tuple[str | None, str | None, str | None],
 ) -> Recording:
-    from spiketrack.recordings import ReadOptions, open_recording
+    from spiketrack.recordings import open_recording
 
     _start_numba_without_blas()
     columns, time_unit, endianness = layout
-    options = ReadOptions(on_invalid, threads, index)  # ty: ignore[invalid-argument-type]  # it checks and says
+    options = read_options(on_invalid, threads, index)
     return open_recording(file, *size, options=options, columns=columns, time_unit=time_unit, endianness=endianness)
 
 
@@ -100,13 +113,13 @@ def info(
 def convert(
     file: Source,
     out: Annotated[Path, typer.Argument(help="file to write; its suffix tells the format: .h5, .raw, .dat, .csv")],
-    start: Annotated[float | None, typer.Option(help="begin here, seconds of the recording's own time")] = None,
-    end: Annotated[float | None, typer.Option(help="end here, seconds; this time itself is left out")] = None,
+    start: Start = None,
+    end: End = None,
     crop: Annotated[str | None, typer.Option(help="part of the sensor, X,Y,WIDTH,HEIGHT in pixels")] = None,
     downsample: Annotated[int, typer.Option(help="merge K x K pixels into one, keeping every event")] = 1,
-    keep_triggers: Annotated[bool, typer.Option("--keep-triggers", help="external triggers too")] = False,
-    format: Annotated[str | None, typer.Option(help="hdf5, ecf, evt2, evt2.1, evt2.1-legacy, evt3, dat or csv")] = None,
-    compression: Annotated[str | None, typer.Option(help="of HDF5: gzip, or blosc (extra `blosc`)")] = None,
+    keep_triggers: KeepTriggers = False,
+    format: Format = None,
+    compression: Compression = None,
     width: Width = None,
     height: Height = None,
     on_invalid: OnInvalid = "drop",
@@ -126,6 +139,49 @@ def convert(
     _print_converted(summary)
 
 
+@app.command("filter")
+def filter_(
+    file: Source,
+    out: Annotated[Path, typer.Argument(help="file to write; its suffix tells the format: .h5, .raw, .dat, .csv")],
+    settings: Annotated[Path | None, typer.Option(help="YAML file of filter settings")] = None,
+    overrides: Set = None,
+    start: Start = None,
+    end: End = None,
+    keep_triggers: KeepTriggers = False,
+    format: Format = None,
+    compression: Compression = None,
+    width: Width = None,
+    height: Height = None,
+    on_invalid: OnInvalid = "drop",
+    threads: Threads = 2,
+    index: IndexOption = True,
+    columns: ColumnOrder = None,
+    time_unit: TimeUnit = None,
+    endianness: Endianness = None,
+) -> None:
+    """Take noise out of a recording: background activity, hot pixels, flicker, dead time, regions, rate.
+
+    The filters are those that `spiketrack settings` lists under data.filters, without that prefix.
+    """
+    from spiketrack.filters import NO_FILTERS, FilteredRecording, FilterSettings
+    from spiketrack.recordings import Part, convert
+    from spiketrack.settings import load_settings
+
+    chosen = load_settings(FilterSettings, settings, overrides)
+    if chosen == NO_FILTERS:
+        raise SettingsError(
+            "no filter is on: try --set background.dt_us=5000; `spiketrack settings` lists them under data.filters"
+        )
+    opened = _opened(file, (width, height), on_invalid, threads, index, (columns, time_unit, endianness))
+    source = FilteredRecording(opened, chosen)
+    part = Part(_microseconds(start), _microseconds(end), keep_triggers=keep_triggers)
+    with progress_line("filtering", unit="events") as update:
+        summary = convert(source, out, part, format=format, compression=compression, on_progress=update)
+    _print_converted(summary)
+    for name, count in source.removed.items():
+        print(f"{name:<12}{count:,} taken out")
+
+
 def _microseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e6)
 
@@ -143,7 +199,7 @@ def _crop(text: str | None) -> tuple[int, int, int, int] | None:
 def _print_converted(summary: ConvertSummary) -> None:
     span = "" if summary.t_first_us is None else f", {summary.t_first_us} .. {summary.t_last_us} us"
     size = f"{summary.width} x {summary.height}"
-    print(f"{summary.path}: {summary.events:,} of {summary.events_read:,} events, {size}{span}")
+    print(f"{summary.path}: {summary.events:,} events, {size}{span}")
     if summary.triggers:
         print(f"triggers    {summary.triggers:,}")
     print(f"invalid     {counted(summary.invalid, summary.first_invalid)}")

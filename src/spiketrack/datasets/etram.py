@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from spiketrack.boxes import Boxes
 from spiketrack.errors import LabelError, SettingsError
-from spiketrack.recordings import load_labels, open_recording
+from spiketrack.filters import NO_FILTERS, FilterSettings, filtered_recording
+from spiketrack.recordings import Recording, load_labels, open_recording
 
 EVENTS_SUFFIX, LABELS_SUFFIX = "_td.h5", "_bbox.npy"
 
@@ -34,6 +35,11 @@ class LabelledSequence:
     height: int
     labels: Boxes
     repairs: Counter[str]
+    filters: FilterSettings = NO_FILTERS
+
+    def open(self) -> Recording:
+        """The events, after the filters; a new object at each call."""
+        return filtered_recording(open_recording(self.path), self.filters)
 
 
 def read_class_names(root: Path) -> tuple[str, ...]:
@@ -47,8 +53,10 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     return names
 
 
-def find_sequences(root: Path, split: str, class_names: tuple[str, ...]) -> list[LabelledSequence]:
-    """All labelled sequences of a split, sorted by name.
+def find_sequences(
+    root: Path, split: str, class_names: tuple[str, ...], filters: FilterSettings = NO_FILTERS
+) -> list[LabelledSequence]:
+    """All labelled sequences of a split, sorted by name; their events go through the filters.
 
     A recording without a label file, or whose labels are all unusable, is left out and counted in the log; a split
     without any labelled sequence raises LabelError, a missing folder SettingsError.
@@ -61,7 +69,7 @@ def find_sequences(root: Path, split: str, class_names: tuple[str, ...]) -> list
         if labels is None:
             bare.append(path.name)
             continue
-        sequence = load_sequence(path, labels, class_names)
+        sequence = load_sequence(path, labels, class_names, filters)
         if len(sequence.labels):
             sequences.append(sequence)
         else:
@@ -79,12 +87,14 @@ def find_sequences(root: Path, split: str, class_names: tuple[str, ...]) -> list
     return sequences
 
 
-def load_sequence(path: Path, labels_path: Path, class_names: tuple[str, ...]) -> LabelledSequence:
+def load_sequence(
+    path: Path, labels_path: Path, class_names: tuple[str, ...], filters: FilterSettings = NO_FILTERS
+) -> LabelledSequence:
     """One recording with its labels. Raises RecordingError or LabelError naming the file at fault."""
     recording = open_recording(path)
     labels, repairs = load_labels(labels_path, width=recording.width, height=recording.height, class_names=class_names)
     name = path.name.removesuffix(EVENTS_SUFFIX)
-    return LabelledSequence(name, path, recording.width, recording.height, labels, repairs)
+    return LabelledSequence(name, path, recording.width, recording.height, labels, repairs, filters)
 
 
 def label_steps(labels: Boxes, slice_us: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:

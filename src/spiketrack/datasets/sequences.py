@@ -26,7 +26,8 @@ from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.targets import LabelBatch
 from spiketrack.errors import SettingsError
 from spiketrack.events import Window
-from spiketrack.recordings import Recording, open_recording
+from spiketrack.filters import NO_FILTERS, FilterSettings
+from spiketrack.recordings import Recording
 from spiketrack.representations import InputSettings
 
 
@@ -39,6 +40,7 @@ class DataSettings(BaseModel):
     train_split: str = Field("train", description="folder (or prefix of folders) to train on")
     val_split: str = Field("val", description="folder to choose the best checkpoint on")
     test_split: str = Field("test", description="folder that `evaluate` reports on")
+    filters: FilterSettings = Field(NO_FILTERS, description="what to take out of every recording first")
     augment: AugmentSettings = Field(AugmentSettings(), description="augmentation of training samples")
 
 
@@ -159,7 +161,7 @@ class TrainingSamples:
         end = anchor + (sample.first + self.steps) * slice_us
         start = end - (self.steps - 1) * slice_us - self.settings.seen_us
         if sample.sequence not in self._recordings:
-            self._recordings[sample.sequence] = open_recording(sequence.path)
+            self._recordings[sample.sequence] = sequence.open()
         window = self._recordings[sample.sequence].read(start, end)
         labels: list[Boxes | None] = [None] * self.steps
         first, last = np.searchsorted(labelled, (sample.first, sample.first + self.steps))

@@ -8,6 +8,16 @@ is found in `noise`, `hot_pixels`, `region` and `rate`.
 
 from spiketrack.filters.chain import FilterChain, filtered
 from spiketrack.filters.masks import load_mask, save_mask
-from spiketrack.filters.settings import FilterSettings
+from spiketrack.filters.recording import FilteredRecording, filtered_recording
+from spiketrack.filters.settings import NO_FILTERS, FilterSettings
 
-__all__ = ["FilterChain", "FilterSettings", "filtered", "load_mask", "save_mask"]
+__all__ = [
+    "NO_FILTERS",
+    "FilterChain",
+    "FilterSettings",
+    "FilteredRecording",
+    "filtered",
+    "filtered_recording",
+    "load_mask",
+    "save_mask",
+]

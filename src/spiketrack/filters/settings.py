@@ -138,3 +138,6 @@ class FilterSettings(BaseModel):
     refractory: RefractorySettings = Field(RefractorySettings(), description="dead time of each pixel")
     background: BackgroundSettings = Field(BackgroundSettings(), description="events without others nearby")
     rate: RateSettings = Field(RateSettings(), description="most events per second")
+
+
+NO_FILTERS = FilterSettings()

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from spiketrack.errors import RecordingError
 from spiketrack.events import Triggers
 from spiketrack.recordings.fields import valid_columns
-from spiketrack.recordings.recording import TIME_LIMIT_US, Block, Columns, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import (
+    TIME_LIMIT_US,
+    Block,
+    Columns,
+    FileRecording,
+    Reader,
+    ReadOptions,
+    Recording,
+    Tally,
+)
 
 BLOCK_EVENTS = 1 << 17
 # The sources of triggers as dv-processing numbers them, and the (channel, value) that they become: channel 0 is the
@@ -35,7 +44,7 @@ def open_aedat4(path: Path, width: int | None, height: int | None, options: Read
     return Aedat4Recording(path, (width or said["width"], height or said["height"]), stream, options)
 
 
-class Aedat4Recording(Recording):
+class Aedat4Recording(FileRecording):
     """A recording of an iniVation camera. It counts "bad_time", "off_sensor", "broken_packet" (nothing behind it can
     be read) and "bad_trigger" (without a time or of an unknown source)."""
 

@@ -17,7 +17,7 @@ from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
 from spiketrack.recordings.array_source import SIZES, ArraySource, Column
 from spiketrack.recordings.fields import UNITS, check_columns, deduce_columns, deduce_unit, field_of, valid_columns
-from spiketrack.recordings.recording import Block, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import Block, FileRecording, Reader, ReadOptions, Recording, Tally
 
 BLOCK_ROWS = 1 << 17
 SAMPLE_ROWS = 10_000
@@ -82,7 +82,7 @@ def _largest(recording: ArrayRecording) -> tuple[int, int] | None:
     return largest
 
 
-class ArrayRecording(Recording):
+class ArrayRecording(FileRecording):
     """A recording in a NumPy file. It counts "bad_time", "bad_coordinate" (no whole number), "off_sensor",
     "bad_polarity" and "truncated_array" (the file ends before its rows do)."""
 

@@ -20,7 +20,15 @@ from spiketrack.recordings.hdf5_layouts import EventFile
 from spiketrack.recordings.hdf5_rows import Lost, Stretch
 from spiketrack.recordings.hdf5_seek import first_row
 from spiketrack.recordings.hdf5_triggers import TriggerReader
-from spiketrack.recordings.recording import TIME_LIMIT_US, Block, Columns, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import (
+    TIME_LIMIT_US,
+    Block,
+    Columns,
+    FileRecording,
+    Reader,
+    ReadOptions,
+    Tally,
+)
 
 BLOCK_ROWS = 1 << 18
 _WINDOW_ROWS = 1 << 22  # a window of at most so many rows is one block
@@ -38,7 +46,7 @@ def open_hdf5(path: Path, width: int | None, height: int | None, options: ReadOp
         return Hdf5Recording(path, (width, height), options, file.layout, file.is_sorted)
 
 
-class Hdf5Recording(Recording):
+class Hdf5Recording(FileRecording):
     """A recording in HDF5. A pass that starts late uses the file's own index, or bisects what EventWriter wrote.
 
     layout: "eTraM" (also RVT's), "DSEC", "Prophesee" or "Prophesee ECF".
@@ -75,7 +83,7 @@ class Hdf5Recording(Recording):
 class _Hdf5Reader(Reader):
     """One pass; a place is the row of the next event and of the next trigger."""
 
-    def __init__(self, recording: Recording, tally: Tally, row: int, trigger: int) -> None:
+    def __init__(self, recording: FileRecording, tally: Tally, row: int, trigger: int) -> None:
         self._recording, self._tally, self._row = recording, tally, row
         self._file = EventFile(recording.path, recording.options.threads)
         self._end, self._block_rows = self._file.rows.rows, BLOCK_ROWS

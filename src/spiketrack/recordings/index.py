@@ -57,7 +57,7 @@ class Index:
         self._key = {"version": VERSION, **self._file_key(), **key}
         self._spacing = SPACING_EVENTS
         self._checkpoints: list[Checkpoint] = self._load() if on_disk else []
-        self._written = len(self._checkpoints)
+        self._added = 0  # since it was written
 
     def before(self, start_us: int) -> Checkpoint:
         """The last checkpoint up to which every event was earlier than start_us."""
@@ -66,27 +66,32 @@ class Index:
 
     def wants(self, order: OrderState) -> bool:
         """Whether a pass in this state has come far enough beyond the last checkpoint."""
-        last = self._checkpoints[-1].order if self._checkpoints else OrderState(seen=0)
-        return order.latest is not None and (
-            order.seen >= last.seen + self._spacing and (last.latest is None or order.latest > last.latest)
-        )
+        seen = self._checkpoints[-1].order.seen if self._checkpoints else 0
+        return order.latest is not None and order.seen >= seen + self._spacing
 
     def add(self, checkpoint: Checkpoint) -> None:
+        # the latest time goes back only where it was that of events far ahead, which were dropped
+        while self._checkpoints and _latest(self._checkpoints[-1]) >= _latest(checkpoint):
+            self._checkpoints.pop()
         self._checkpoints.append(checkpoint)
+        self._added += 1
         if len(self._checkpoints) > MOST_CHECKPOINTS:
             del self._checkpoints[::2]
             self._spacing *= 2
 
     def save(self) -> None:
         """Write the sidecar where there is more to write than before; where that is impossible, say so and go on."""
-        new = len(self._checkpoints) - self._written
-        if not self._on_disk or new < _LEAST_WRITTEN or self._file_key() != {k: self._key[k] for k in self._file_key()}:
+        if (
+            not self._on_disk
+            or self._added < _LEAST_WRITTEN
+            or self._file_key() != {k: self._key[k] for k in self._file_key()}
+        ):
             return
         checkpoints = json.dumps(self._checkpoints)
         content = {"key": self._key, "crc32": crc32(checkpoints.encode()), "checkpoints": self._checkpoints}
         try:
             write_whole(self._sidecar, json.dumps(content), RecordingError)
-            self._written = len(self._checkpoints)
+            self._added = 0
         except RecordingError as error:
             self._on_disk = False
             _log.info("no index is kept: %s", error)

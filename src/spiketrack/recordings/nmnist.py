@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.recording import Block, Columns, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import Block, Columns, FileRecording, Reader, ReadOptions, Recording, Tally
 
 SIDE = 34
 EVENT_BYTES = 5
@@ -45,7 +45,7 @@ def why_not_nmnist(raw: NDArray[np.uint8]) -> str | None:
     return None
 
 
-class NmnistRecording(Recording):
+class NmnistRecording(FileRecording):
     """One sample; small by definition (at most MAX_BYTES), so a pass reads it at once."""
 
     def __init__(self, path: Path, width: int, height: int, options: ReadOptions) -> None:

@@ -156,9 +156,9 @@ class Reader(AbstractContextManager["Reader"], ABC):
 
 
 class Recording(ABC):
-    """One event file of a known format and sensor size. It holds no open file; every pass opens its own.
+    """Events of one sensor, from a file of a known format, to be passed over as often as one likes.
 
-    path; format: such as "evt3" or "hdf5"; width, height: pixels; options: see ReadOptions.
+    path; format: such as "evt3" or "hdf5"; width, height: pixels.
     invalid: events (or words, lines, packets) that cannot be right, met by the latest pass, by kind: "off_sensor",
     "bad_polarity", "bad_time", "time_backwards" (more than REORDER_US earlier than the latest time before it),
     "time_ahead" (that much later than the many that follow it), "before_time" and "before_address" (an event before
@@ -171,27 +171,26 @@ class Recording(ABC):
     The three are new objects at the start of each pass, so that they tell of the latest pass only.
     """
 
-    def __init__(
-        self, path: Path, format: str, width: int, height: int, options: ReadOptions = DEFAULT_OPTIONS
-    ) -> None:
+    invalid: Counter[str]
+    repaired: Counter[str]
+    first_invalid: dict[str, str]
+
+    def __init__(self, path: Path, format: str, width: int, height: int) -> None:
         for name, side in (("width", width), ("height", height)):
             if not 0 < side <= MAX_SENSOR_SIDE:
                 raise RecordingError(f"{path}: a {name} of {side} pixels cannot be; expected 1 .. {MAX_SENSOR_SIDE}")
-        self.path, self.format, self.width, self.height, self.options = path, format, width, height, options
-        self._restart(Tally(path, options.on_invalid))
-        self._index: Index | None = None
-        self._told: set[str] = set()
+        self.path, self.format, self.width, self.height = path, format, width, height
+        self.invalid, self.repaired, self.first_invalid = Counter(), Counter(), {}
 
     def __repr__(self) -> str:
-        return f"Recording({str(self.path)!r}, {self.format}, {self.width}x{self.height})"
+        return f"{type(self).__name__}({str(self.path)!r}, {self.format}, {self.width}x{self.height})"
 
     @abstractmethod
-    def _reader(self, tally: Tally, place: Any) -> Reader:
-        """A reader from `place` on, or from the start where place is None."""
+    def chunks_with_triggers(self, start_us: int | None = None) -> Iterator[tuple[Events, Triggers]]:
+        """As `chunks`, with the triggers that the file holds about where it holds these events.
 
-    def _seek(self, start_us: int) -> Any:
-        """A place before which no event is at or after start_us, where the format can tell; else None."""
-        return None
+        Runs may be without events where there are triggers. Triggers come in the order of the file.
+        """
 
     def chunks(self, start_us: int | None = None) -> Iterator[Events]:
         """All events with t >= start_us (all where None), in runs of at least 1 and at most a few 100,000 events.
@@ -203,11 +202,36 @@ class Recording(ABC):
         """
         return (events for events, _ in self.chunks_with_triggers(start_us) if len(events))
 
-    def chunks_with_triggers(self, start_us: int | None = None) -> Iterator[tuple[Events, Triggers]]:
-        """As `chunks`, with the triggers that the file holds about where it holds these events.
+    def read(self, start_us: int, end_us: int) -> Window:
+        """All events of [start_us, end_us) at once, for random access; memory is that of the window."""
+        parts = [Events.empty(self.width, self.height)]
+        for run in self.chunks(start_us):
+            parts.append(run.between(start_us, end_us))
+            if run.t[-1] >= end_us:
+                break
+        return Window.of(Events.concatenate(parts), start_us, end_us)
 
-        Runs may be without events where there are triggers. Triggers come in the order of the file.
-        """
+
+class FileRecording(Recording):
+    """What all formats share: order, starting late, counting. It holds no open file, each pass opens its own."""
+
+    def __init__(
+        self, path: Path, format: str, width: int, height: int, options: ReadOptions = DEFAULT_OPTIONS
+    ) -> None:
+        super().__init__(path, format, width, height)
+        self.options = options
+        self._index: Index | None = None
+        self._told: set[str] = set()
+
+    @abstractmethod
+    def _reader(self, tally: Tally, place: Any) -> Reader:
+        """A reader from `place` on, or from the start where place is None."""
+
+    def _seek(self, start_us: int) -> Any:
+        """A place before which no event is at or after start_us, where the format can tell; else None."""
+        return None
+
+    def chunks_with_triggers(self, start_us: int | None = None) -> Iterator[tuple[Events, Triggers]]:
         if start_us is not None and abs(start_us) > TIME_LIMIT_US:
             raise RecordingError(f"{self.path}: start_us = {start_us} is no time in microseconds")
         checkpoint = self._checkpoint_before(start_us)
@@ -228,15 +252,6 @@ class Recording(ABC):
             self._say_what_was_invalid(tally)
             if self._index is not None:
                 self._index.save()
-
-    def read(self, start_us: int, end_us: int) -> Window:
-        """All events of [start_us, end_us) at once, for random access; memory is that of the window."""
-        parts = [Events.empty(self.width, self.height)]
-        for run in self.chunks(start_us):
-            parts.append(run.between(start_us, end_us))
-            if run.t[-1] >= end_us:
-                break
-        return Window.of(Events.concatenate(parts), start_us, end_us)
 
     def _runs(self, handed_out: list[Columns], triggers: Triggers, earliest: int) -> Iterator[tuple[Events, Triggers]]:
         for columns in handed_out:

@@ -15,7 +15,7 @@ import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
-from spiketrack.recordings.recording import Block, Columns, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import Block, Columns, FileRecording, Reader, ReadOptions, Recording, Tally
 from spiketrack.recordings.text_layout import MAX_LINE_BYTES, SAMPLE_BYTES, TextLayout, read_layout
 from spiketrack.recordings.text_lines import FAULTS, ROLES, parse_lines
 
@@ -65,7 +65,7 @@ def _largest(recording: TextRecording) -> tuple[int, int] | None:
     return largest
 
 
-class TextRecording(Recording):
+class TextRecording(FileRecording):
     """A recording as text. It counts "bad_line", "bad_time", "off_sensor" and "bad_polarity"."""
 
     def __init__(self, path: Path, layout: TextLayout, size: tuple[int, int], options: ReadOptions) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import Triggers
-from spiketrack.recordings.recording import Block, ColumnPool, Columns, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import Block, ColumnPool, Columns, FileRecording, Reader, ReadOptions, Tally
 
 PIECE_WORDS = 1 << 18
 BLOCK_WORDS = 2048
@@ -69,7 +69,7 @@ class WordFormat:
         return np.dtype(self.dtype).itemsize
 
 
-class WordRecording(Recording):
+class WordRecording(FileRecording):
     """A recording in words after a header of `data_start` bytes; offset_us is added to every time."""
 
     def __init__(

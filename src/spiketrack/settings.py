@@ -1,0 +1,97 @@
+"""Settings trees: a YAML file and overrides become a frozen pydantic model, and errors that a person can act on.
+
+There are no includes, no interpolation and no hidden defaults at run time. A key that is not known is an error that
+names the nearest one.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from spiketrack.errors import SettingsError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_settings(model: type[Model], path: Path | None, overrides: list[str] | None = None) -> Model:
+    """Read a YAML file (none: all defaults); overrides are `section.key=value` with the value in YAML.
+
+    Raises SettingsError that names the file, the key and, for an unknown key, the nearest known one.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{path}: not a readable YAML file ({_one_line(error)})") from error
+        if not isinstance(tree, dict):
+            keys = " and ".join(f"`{key}:`" for key in list(model.model_fields)[:2])
+            raise SettingsError(f"{path}: expected keys such as {keys}, got {type(tree).__name__}")
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        where = "settings" if path is None else path
+        raise SettingsError(f"{where}: {'; '.join(_fault(model, fault) for fault in error.errors())}") from error
+
+
+def describe_settings(model: type[BaseModel]) -> str:
+    """Every key with its default and meaning, as commented YAML."""
+    lines: list[str] = []
+    _describe(model, 0, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _describe(model: type[BaseModel], depth: int, lines: list[str]) -> None:
+    indent = "  " * depth
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines.append(f"{indent}{key}:  # {field.description}")
+            _describe(field.annotation, depth + 1, lines)
+            continue
+        default = field.get_default()
+        value = "REQUIRED" if field.is_required() else yaml.safe_dump(default, explicit_end=False).split("\n")[0]
+        lines.append(f"{indent}{key}: {value}  # {field.description}")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise SettingsError(f"--set {override}: expected section.key=value, such as training.epochs=3")
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"--set {override}: {section} is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {override}: the value is not YAML ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _fault(root: type[BaseModel], fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys(root, fault["loc"][:-1])
+        nearest = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0)
+        return f"unknown key {place}; the nearest known is {nearest[0]} (known here: {', '.join(known)})"
+    if fault["type"] == "missing":
+        return f"key {place} is missing"
+    return f"{place}: {fault['msg']}, got {fault['input']!r}"
+
+
+def _keys(root: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
+    model: Any = root
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)
