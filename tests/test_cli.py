@@ -21,6 +21,7 @@ from spiketrack.detector.catalogue import catalogue
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.events import Events
 from spiketrack.experiment import load_experiment
+from spiketrack.recordings import create_recording, open_recording
 from spiketrack.training import Trainer
 
 COMMANDS = {"info", "convert", "filter", "simulate", "compose", "models", "settings", "train", "evaluate", "track"}
@@ -447,3 +448,59 @@ def test_labels_the_list_does_not_know_stop_an_evaluation(run, experiment, weigh
     code, _, err = run("evaluate", experiment, "--weights", weights, "--set", f"data.root={root}")
     assert code == 1
     assert "odd_bbox.npy: row 0 has class id 2" in err.splitlines()[-1]
+
+
+def evt3_file(path):
+    """500 events: a square of 10 x 10 pixels that fires five times, 100 us apart, and one lonely pixel."""
+    y, x = (axis.ravel() for axis in np.mgrid[20:30, 20:30])
+    t = np.repeat(np.arange(5) * 100 + 1_000_000, 101)
+    columns = np.tile(np.append(x, 5), 5), np.tile(np.append(y, 5), 5)
+    with create_recording(path, 64, 48) as writer:
+        writer.append(Events.repaired(t, *columns, np.ones(len(t), np.uint8), 64, 48)[0])
+    return path
+
+
+def test_convert_cuts_and_changes_the_format(run, tmp_path):
+    evt3_file(tmp_path / "a.raw")
+    code, out, _ = run("convert", "a.raw", "b.h5", "--start", 1.0001, "--end", 1.0003, "--crop", "20,20,8,4")
+    assert (code, out.splitlines()[0]) == (0, "b.h5: 64 events, 8 x 4, 1000100 .. 1000200 us")
+    events = Events.concatenate(list(open_recording(tmp_path / "b.h5").chunks()))
+    assert (events.width, events.height, len(events)) == (8, 4, 64)
+    assert run("convert", "a.raw", "c.csv", "--downsample", 2)[0] == 0
+    assert json.loads(run("info", "c.csv", "--json")[1])["width"] == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.raw", "b.xyz"], "b.xyz: the suffix '.xyz' is no format to write"),
+        (["a.raw", "a.raw"], "a.raw: this is the recording to convert"),
+        (["a.raw", "b.h5", "--crop", "1,2,3"], "--crop 1,2,3: expected X,Y,WIDTH,HEIGHT"),
+        (["a.raw", "b.h5", "--crop", "60,0,10,10"], "crop"),
+        (["a.raw", "b.h5", "--start", "2", "--end", "1"], "must come after"),
+        (["a.raw", "b.h5", "--on-invalid", "ignore"], "on_invalid must be one of drop, keep, fail"),
+        (["a.raw", "b.h5", "--threads", "0"], "threads must be 1 .. 64"),
+    ],
+)
+def test_what_convert_refuses(run, tmp_path, arguments, message):
+    evt3_file(tmp_path / "a.raw")
+    assert message in error_line(run("convert", *arguments))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.raw"]
+
+
+def test_filter_takes_out_what_nothing_supports_and_says_so(run, tmp_path):
+    evt3_file(tmp_path / "a.raw")
+    code, out, _ = run("filter", "a.raw", "b.raw", "--set", "background.dt_us=150")
+    assert code == 0
+    # a pixel of the square has neighbours, the lonely one has none; the very first event came before any other
+    assert out.splitlines()[0].startswith("b.raw: 499 events")
+    assert "background  6 taken out" in out
+    assert "no filter is on" in error_line(run("filter", "a.raw", "c.raw"))
+    assert "nearest known is background" in error_line(run("filter", "a.raw", "c.raw", "--set", "backgrund.dt_us=1"))
+
+
+def test_invalid_events_are_said_by_every_command_that_reads(run, tmp_path, caplog):
+    (tmp_path / "a.raw").write_bytes(evt2(0x8 << 28 | 2, on(0, 1, 2), on(1, 3, 4), on(2, 64, 5)))
+    assert "invalid     1: 1 off_sensor (first at byte" in run("convert", "a.raw", "b.h5")[1]
+    assert "1 x off_sensor dropped, first at byte" in caplog.text
+    assert "invalid: off_sensor, first at byte" in error_line(run("info", "a.raw", "--on-invalid", "fail"))

@@ -79,11 +79,17 @@ def progress_line(what: str, unit: str = "scenes") -> Generator[Callable[[int, i
 
     started = time.monotonic()
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None, rate="")
+    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task(what, total=None, rate="")
 
-        def update(done: int, total: int | None, name: str) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, description=f"{what} {name}", rate=f"{rate:.2f} {unit}/s")
+    def update(done: int, total: int | None, name: str) -> None:
+        bar.start()  # only now: a mistake found before there is progress is said in one line
+        rate = done / max(time.monotonic() - started, 1e-9)
+        said = f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}"
+        bar.update(task, completed=done, total=total, description=f"{what} {name}", rate=f"{said} {unit}/s")
 
+    try:
         yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()
