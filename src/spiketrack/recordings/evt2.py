@@ -1,15 +1,15 @@
 """EVT2 and EVT2.1: 32-bit and 64-bit words of Prophesee RAW files, type in the highest 4 bits.
 
-In come words, out go on-sensor events and triggers in the order of the file. Blocks of EVT2 are decoded without a
-branch, assuming that nothing is wrong with them, and checked; where something is, or where there are triggers, the
-block is decoded again word by word, with every fault counted. EVT2.1 is EVT2 in which the lower half of a word is a
-mask of 32 neighbours. Source of the layouts: EVT 2.0 and EVT 2.1 formats, Prophesee documentation.
+In come words, out go on-sensor events and triggers in the order of the file. Blocks of EVT2 are decoded from one
+reading of the clock to the next, assuming that nothing is wrong with them, and checked; where something is, or where
+there are triggers, the block is decoded again word by word, with every fault counted. EVT2.1 is EVT2 in which the lower
+half of a word is a mask of 32 neighbours. Source of the layouts: EVT 2.0 and EVT 2.1 formats, Prophesee documentation.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uint8, uint16, uint64
+from numba import int64, njit, uint8, uint16, uint32, uint64
 
 from spiketrack.recordings.clock import SUSPECT_US, unwrap
 from spiketrack.recordings.words import (
@@ -29,43 +29,52 @@ UNIT_US = 64
 
 
 @njit(cache=True, nogil=True)
-def _pack(words, packed, high):
-    """The events of a block: TIME_HIGH since its start << 32 | word.
-
-    Returns their number, the last TIME_HIGH (not unwrapped) and whether there was nothing but rising time and events.
-    """
-    n, state, odd = uint64(0), uint64(0), uint64(0)
-    first = last = uint64(high)
+def _unpack(words, base_us, t, x, y, p):
+    """Words that are all events, to columns."""
     for i in range(len(words)):
-        w = uint64(words[i])
-        kind, value = w >> uint64(28), w & uint64(0xFFFFFFF)
-        packed[n] = state | w
-        n += uint64(kind <= uint64(1))
-        is_high = kind == uint64(8)
-        step = value - last
-        odd |= uint64(is_high) & uint64(step > uint64(SUSPECT_US // UNIT_US))
-        odd |= (uint64(0x3EFC) >> kind) & uint64(1)  # all but CD_OFF, CD_ON, TIME_HIGH, OTHERS, CONTINUED
-        last = value if is_high else last
-        state = (value - first) << uint64(32) if is_high else state
-    return int64(n), int64(last), odd == 0
+        word = words[i]
+        t[i] = base_us + int64((word >> uint32(22)) & uint32(0x3F))
+        x[i] = uint16((word >> uint32(11)) & uint32(0x7FF))
+        y[i] = uint16(word & uint32(0x7FF))
+        p[i] = uint8(word >> uint32(28))
 
 
 @njit(cache=True, nogil=True)
-def _unpack(packed, base_us, t, x, y, p, sensor):
-    """Packed events to columns; returns whether all lie on the sensor, and whether time never falls."""
-    width, height = uint64(sensor[0]), uint64(sensor[1])
-    off, falls = uint64(0), uint64(0)
-    for i in range(len(packed)):
-        event = packed[i]
-        column, row = (event >> uint64(11)) & uint64(0x7FF), event & uint64(0x7FF)
-        off |= uint64(column >= width) | uint64(row >= height)
-        t[i] = base_us + int64(((event >> uint64(32)) << uint64(6)) | ((event >> uint64(22)) & uint64(0x3F)))
-        x[i] = uint16(column)
-        y[i] = uint16(row)
-        p[i] = uint8((event >> uint64(28)) & uint64(1))
-    for i in range(1, len(packed)):
-        falls |= uint64(t[i] < t[i - 1])
-    return off == 0, falls == 0
+def _fast(words, columns, n, high):
+    """A block of events between readings of the clock; returns n, the clock, and whether nothing was wrong with it."""
+    t, x, y, p = columns
+    i = 0
+    while i < len(words):
+        j = i
+        while j < len(words) and words[j] <= uint32(0x1FFFFFFF):
+            j += 1
+        if j > i:
+            last = n + j - i
+            _unpack(words[i:j], high << 6, t[n:last], x[n:last], y[n:last], p[n:last])
+            n = last
+        if j < len(words):
+            kind, value = words[j] >> uint32(28), int64(words[j] & uint32(0xFFFFFFF))
+            if kind == uint32(0x8):
+                step = value - (high & (SPAN - 1))
+                if step < 0 or step > SUSPECT_US // UNIT_US:
+                    return n, high, False
+                high += step
+            elif kind < uint32(0xE):
+                return n, high, False
+        i = j + 1
+    return n, high, True
+
+
+@njit(cache=True, nogil=True)
+def _check(t, x, y, sensor):
+    """Whether all lie on the sensor, and whether time never falls."""
+    width, height = uint16(sensor[0] - 1), uint16(sensor[1] - 1)
+    largest_x, largest_y, falls = uint16(0), uint16(0), False
+    for i in range(len(x)):
+        largest_x, largest_y = max(largest_x, x[i]), max(largest_y, y[i])
+    for i in range(1, len(t)):
+        falls |= t[i] < t[i - 1]
+    return largest_x <= width and largest_y <= height, not falls
 
 
 @njit(cache=True, nogil=True)
@@ -109,24 +118,18 @@ def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
 @njit(cache=True, nogil=True)
 def decode_evt2(words, columns, triggers, state, faults, sensor, byte):
     """See WordFormat."""
-    t, x, y, p = columns
-    packed = np.empty(BLOCK_WORDS + 1, np.uint64)
+    t, x, y, _ = columns
     n = m = used = 0
     rises = True
-    while used < len(words) and n + len(packed) <= len(t) and m + BLOCK_WORDS <= len(triggers[0]):
+    while used < len(words) and n + BLOCK_WORDS <= len(t) and m + BLOCK_WORDS <= len(triggers[0]):
         block = words[used : used + BLOCK_WORDS]
         first, done = n, False
         if state[CLOCK] >= 0 and state[BEFORE] < 0:
-            count, high, done = _pack(block, packed, state[CLOCK] & (SPAN - 1))
+            last, high, done = _fast(block, columns, n, state[CLOCK])
             if done:
-                last = n + count
-                on_sensor, orderly = _unpack(
-                    packed[:count], state[CLOCK] << 6, t[n:last], x[n:last], y[n:last], p[n:last], sensor
-                )
-                done = on_sensor
-                if done:
-                    state[CLOCK] += high - (state[CLOCK] & (SPAN - 1))
-                    n = last
+                done, orderly = _check(t[n:last], x[n:last], y[n:last], sensor)
+            if done:
+                state[CLOCK], n = high, last
         if not done:
             n, m, orderly = _careful(block, columns, n, triggers, m, state, faults, sensor, byte + 4 * used)
         rises &= orderly and (first == 0 or n == first or t[first] >= t[first - 1])

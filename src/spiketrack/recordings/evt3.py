@@ -26,7 +26,7 @@ from spiketrack.recordings.words import (
     count_fault,
 )
 
-PLAIN_WORDS = 128
+RUN_WORDS = 256
 MOST_EVENTS_PER_WORD = 12
 SPAN = 1 << 12  # TIME_HIGH readings
 UNIT_US = 1 << 12
@@ -50,11 +50,11 @@ def _field_table() -> np.ndarray:
 
 def _mask_tables() -> tuple[np.ndarray, np.ndarray]:
     """For each mask of 8 bits: the places of its set bits, padded with 0, and how many there are."""
-    places = np.zeros((256, 8), np.uint64)
+    places = np.zeros((256, 8), np.uint8)
     for mask in range(256):
         set_bits = [bit for bit in range(8) if mask >> bit & 1]
         places[mask, : len(set_bits)] = set_bits
-    return places, np.array([mask.bit_count() for mask in range(256)], np.uint64)
+    return places, np.array([mask.bit_count() for mask in range(256)], np.uint8)
 
 
 def _vector_table() -> np.ndarray:
@@ -104,11 +104,45 @@ def _pack_plain(words, packed, n, state):
 
 
 @njit(cache=True, nogil=True)
+def _pack_vector(kind, v, state, base, packed, n):
+    """A word of a vector: 8 and 4 places are written, of which those of set bits count. Returns n, base, if well."""
+    mask = v & _VECTOR[kind, 0]
+    low, rest = mask & uint64(0xFF), mask >> uint64(8)
+    address = state | base
+    _write_8(packed, n, address, _PLACES, low)
+    n += uint64(_COUNT[low])
+    _write_4(packed, n, address + uint64(8), _PLACES, rest)
+    n += uint64(_COUNT[rest])
+    # further right a vector would carry into the polarity
+    off = uint64(base & uint64(0x7FF) > uint64(0x7FF - 12)) & uint64(mask != uint64(0))
+    return n, (base & _VECTOR[kind, 1]) + (v & _VECTOR[kind, 2]) + _VECTOR[kind, 3], off
+
+
+@njit(cache=True, nogil=True)
+def _pack_steady(words, packed, n, state, base, high_word):
+    """The events of words at one TIME_HIGH, without triggers; returns n, the packed state, base and if it was so."""
+    odd = uint64(0)
+    for i in range(len(words)):
+        w = uint64(words[i])
+        kind = w >> uint64(12)
+        v = w & uint64(0xFFF)
+        odd |= ((uint64(0x3F02) >> kind) & uint64(1)) & uint64(w != high_word)  # another TIME_HIGH, trigger, unknown
+        if (kind >= uint64(0x3)) & (kind <= uint64(0x5)):
+            n, base, off = _pack_vector(kind, v, state, base, packed, n)
+            odd |= off
+        else:
+            packed[n] = state | v
+            n += uint64(kind == uint64(0x2))
+            state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
+    return n, state, base, odd == 0
+
+
+@njit(cache=True, nogil=True)
 def _pack_any(words, packed, n, state, registers, triggers, m):
     """The events of any valid words; returns n, the packed state, the number of triggers and whether all was well.
 
     registers: unwrapped TIME_HIGH, that of the block's start, and the next column of vectors with their polarity in bit
-    11 (_NO_BASE before the first). A vector writes a place for each bit, of which those of set bits count.
+    11 (_NO_BASE before the first).
     """
     high, high0, base = registers
     trigger_t, trigger_channel, trigger_value = triggers
@@ -117,23 +151,13 @@ def _pack_any(words, packed, n, state, registers, triggers, m):
         w = uint64(words[i])
         kind = w >> uint64(12)
         v = w & uint64(0xFFF)
-        if (uint64(0x3F3A) >> kind) & uint64(1) == uint64(0):  # ADDR_Y, ADDR_X, TIME_LOW, and those without events
+        if (kind >= uint64(0x3)) & (kind <= uint64(0x5)):
+            n, base, off = _pack_vector(kind, v, state, base, packed, n)
+            well &= off == 0
+        elif (uint64(0x3F02) >> kind) & uint64(1) == uint64(0):  # ADDR_Y, ADDR_X, TIME_LOW, and those without events
             packed[n] = state | v
             n += uint64(kind == uint64(0x2))
             state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
-        elif kind <= uint64(0x5):
-            if kind == uint64(0x1):
-                return n, state, m, high, base, False
-            mask = v & _VECTOR[kind, 0]
-            low, rest = mask & uint64(0xFF), mask >> uint64(8)
-            address = state | base
-            _write_8(packed, n, address, _PLACES, low)
-            n += _COUNT[low]
-            _write_4(packed, n, address + uint64(8), _PLACES, rest)
-            n += _COUNT[rest]
-            # beyond this column a vector would carry into the polarity
-            well &= mask == uint64(0) or base & uint64(0x7FF) <= uint64(0x7FF - 12)
-            base = (base & _VECTOR[kind, 1]) + (v & _VECTOR[kind, 2]) + _VECTOR[kind, 3]
         elif kind == uint64(0x8):  # TIME_HIGH
             step = (int64(v) - high) & (SPAN - 1)
             if step > SUSPECT_US // UNIT_US:
@@ -176,15 +200,19 @@ def _fast(words, quads, packed, state, triggers, m):
     base = uint64(state[BASE] | (state[ON] << 11)) if 0 <= state[BASE] <= 0x7FF else uint64(_NO_BASE)
     now = (uint64(state[LOW]) << uint64(_LOW)) | (uint64(state[ROW]) << uint64(_ROW))
     n = uint64(0)
-    for first in range(0, len(words), PLAIN_WORDS):
-        last = min(first + PLAIN_WORDS, len(words))
-        if last - first == PLAIN_WORDS and _is_plain(quads[first // 4 : last // 4], 0x8000 | (high & 0xFFF)):
-            n, now = _pack_plain(words[first:last], packed, n, now)
-        else:
-            registers = (high, high0, base)
-            n, now, m, high, base, well = _pack_any(words[first:last], packed, n, now, registers, triggers, m)
-            if not well:
-                return int64(n), m, False
+    for first in range(0, len(words), RUN_WORDS):
+        last = min(first + RUN_WORDS, len(words))
+        run, high_word = words[first:last], 0x8000 | (high & 0xFFF)
+        if last - first == RUN_WORDS and _is_plain(quads[first // 4 : last // 4], high_word):
+            n, now = _pack_plain(run, packed, n, now)
+            continue
+        n_then, now_then, base_then, steady = _pack_steady(run, packed, n, now, base, uint64(high_word))
+        if steady:
+            n, now, base = n_then, now_then, base_then
+            continue
+        n, now, m, high, base, well = _pack_any(run, packed, n, now, (high, high0, base), triggers, m)
+        if not well:
+            return int64(n), m, False
     state[CLOCK], state[BEFORE] = high, -1
     state[LOW], state[ROW] = int64((now >> uint64(_LOW)) & uint64(0xFFF)), int64((now >> uint64(_ROW)) & uint64(0xFFF))
     if base != uint64(_NO_BASE):

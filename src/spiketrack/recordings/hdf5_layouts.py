@@ -20,6 +20,7 @@ import numpy as np
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
 from spiketrack.recordings.ecf import ECF_FILTER
+from spiketrack.recordings.hdf5_attributes import attribute
 from spiketrack.recordings.hdf5_rows import ColumnRows, EcfRows, RecordRows, Rows, Stored
 from spiketrack.recordings.hdf5_triggers import COLUMN_FIELDS, RECORD_FIELDS, TriggerRows
 from spiketrack.recordings.recording import TIME_LIMIT_US
@@ -87,7 +88,7 @@ class EventFile(AbstractContextManager["EventFile"]):
         self.layout = "DSEC" if self._has("t_offset") or self._has("ms_to_idx") else "eTraM"
         if place == "CD/events":
             self.layout = "Prophesee ECF" if isinstance(self.rows, EcfRows) else "Prophesee"
-        self.is_sorted = bool(found.attrs.get(SORTED_ATTRIBUTE, False))
+        self.is_sorted = bool(attribute(found, SORTED_ATTRIBUTE, self.path))
 
     def _inside(self) -> str:
         names = sorted(map(str, self.file))
@@ -133,7 +134,7 @@ class EventFile(AbstractContextManager["EventFile"]):
             if None in sides and self._has("t_offset"):
                 sides = [said or documented for said, documented in zip(sides, _DSEC_SENSOR, strict=True)]
             elif None in sides:
-                geometry, text = (str(_text(self.file.attrs.get(name, ""))) for name in ("geometry", "format"))
+                geometry, text = (str(attribute(self.file, name, self.path)) for name in ("geometry", "format"))
                 for i, name in enumerate(("width", "height")):
                     match = re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", geometry)
                     named = re.search(rf"\b{name}=(\d{{1,6}})\b", text)
@@ -237,10 +238,6 @@ def _plugin_has(code: int) -> bool:
     except ImportError:
         return False
     return bool(h5py.h5z.filter_avail(code))
-
-
-def _text(value: object) -> object:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _scalar(file: h5py.File, name: str, path: Path) -> int:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
+from pathlib import Path
 from typing import overload
 
 import h5py
-import numpy as np
 
 from spiketrack.errors import RecordingError
+from spiketrack.recordings.hdf5_attributes import attribute
 from spiketrack.recordings.hdf5_layouts import MS_INDEX, PROPHESEE_PERIOD_US, EventFile
 from spiketrack.recordings.hdf5_rows import Rows
 from spiketrack.recordings.ordering import REORDER_US
@@ -44,7 +45,9 @@ def first_row(file: EventFile, start_us: int) -> int | None:
     start = start_us - REORDER_US - file.t_offset_us
     try:
         row = (
-            _by_ms_to_idx(file.rows, index, start) if index.dtype.kind in "iu" else _by_indexes(file.rows, index, start)
+            _by_ms_to_idx(file.rows, index, start)
+            if index.dtype.kind in "iu"
+            else _by_indexes(file.rows, index, start, file.path)
         )
     except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         _log.warning("%s: the index %s cannot be used: %s", file.path, index.name, error)
@@ -119,9 +122,9 @@ def _by_ms_to_idx(rows: Rows, index: h5py.Dataset, start: int) -> int | None:
     return row if before and after else None
 
 
-def _by_indexes(rows: Rows, index: h5py.Dataset, start: int) -> int | None:
+def _by_indexes(rows: Rows, index: h5py.Dataset, start: int, path: Path) -> int | None:
     """Prophesee: entry k holds a row, and its time plus `offset`, not after the first event at 2000 k us or later."""
-    offset = int(np.asarray(index.attrs.get("offset", 0)).reshape(()).item())
+    offset = int(attribute(index, "offset", path) or 0)
     if start + offset < 0:
         return 0
     row, time = (int(value) for value in index[min((start + offset) // PROPHESEE_PERIOD_US, len(index) - 1)].tolist())

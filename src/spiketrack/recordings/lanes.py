@@ -11,14 +11,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+_INT8, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 def lane_writer(lanes: int) -> Callable[..., None]:
     """A function write(out, n, base, table, row) for jitted code: out[n + i] = base + table[row, i], i < lanes.
 
-    out: (N,) uint64, n + lanes <= N; table: (R, C) uint64 in C order, lanes <= C, a power of two; row < R. Nothing is
-    checked.
+    out: (N,) uint64, n + lanes <= N; table: (R, C) uint8 in C order, lanes <= C; row < R. Nothing is checked.
     """
 
     @intrinsic
@@ -32,7 +31,8 @@ def lane_writer(lanes: int) -> Callable[..., None]:
             columns = builder.extract_value(table_array.shape, 1)
             source = builder.gep(table_array.data, [builder.mul(row_value, columns)])
             target = builder.gep(out_array.data, [n_value])
-            offsets = builder.load(builder.bitcast(source, vector.as_pointer()), align=8)
+            narrow = ir.VectorType(_INT8, lanes)
+            offsets = builder.zext(builder.load(builder.bitcast(source, narrow.as_pointer()), align=1), vector)
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), base_value, _INT32(0))
             same = builder.shuffle_vector(
                 one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
