@@ -40,14 +40,29 @@ def _unpack(words, base_us, t, x, y, p):
 
 
 @njit(cache=True, nogil=True)
+def _end_of_events(words):
+    """The place of the first word that is no event."""
+    first = 0
+    while first + 32 <= len(words):
+        piece = words[first : first + 32]
+        kinds = uint32(0)
+        for i in range(len(piece)):
+            kinds |= piece[i]
+        if kinds > uint32(0x1FFFFFFF):
+            break
+        first += 32
+    while first < len(words) and words[first] <= uint32(0x1FFFFFFF):
+        first += 1
+    return first
+
+
+@njit(cache=True, nogil=True)
 def _fast(words, columns, n, high):
     """A block of events between readings of the clock; returns n, the clock, and whether nothing was wrong with it."""
     t, x, y, p = columns
     i = 0
     while i < len(words):
-        j = i
-        while j < len(words) and words[j] <= uint32(0x1FFFFFFF):
-            j += 1
+        j = i + _end_of_events(words[i:])
         if j > i:
             last = n + j - i
             _unpack(words[i:j], high << 6, t[n:last], x[n:last], y[n:last], p[n:last])

@@ -26,7 +26,7 @@ from spiketrack.recordings.words import (
     count_fault,
 )
 
-RUN_WORDS = 256
+RUN_WORDS = 128
 MOST_EVENTS_PER_WORD = 12
 SPAN = 1 << 12  # TIME_HIGH readings
 UNIT_US = 1 << 12
@@ -34,17 +34,19 @@ UNIT_US = 1 << 12
 # the state handed from block to block; -1 where a part was not yet given
 LOW, ROW, BASE, ON = range(2, 6)
 
-# A packed event: time in us since the block's first TIME_HIGH (bits 24-63), row (12-23), polarity (11), column (0-10).
+# A packed event: time in us since the block's first TIME_HIGH (bits 24-63), a bit of no interest (23), row (12-22),
+# polarity (11), column (0-10).
 _ROW, _LOW, _HIGH = 12, 24, 36
 _ADDRESS = np.uint64((1 << _LOW) - 1)
 
 
 def _field_table() -> np.ndarray:
-    """By word type: which bits of the packed state it keeps, which of its own it sets, and how far they move left."""
-    field = np.zeros((16, 3), np.uint64)
+    """By word type: bits of the packed state it keeps, what times its lower 12 bits makes the others, if an event."""
+    field = np.zeros((16, 4), np.uint64)
     field[:, 0] = ~np.uint64(0)
-    for kind, bits, place in ((0x0, 0x7FF, _ROW), (0x6, 0xFFF, _LOW)):
-        field[kind] = ~np.uint64(0xFFF << place), bits, place
+    for kind, place in ((0x0, _ROW), (0x6, _LOW)):
+        field[kind, :2] = ~np.uint64(0xFFF << place), 1 << place
+    field[0x2, 2] = 1
     return field
 
 
@@ -67,6 +69,7 @@ def _vector_table() -> np.ndarray:
 
 
 _FIELD, _VECTOR = _field_table(), _vector_table()
+_PLAIN = np.array([kind in (0x0, 0x2, 0x6, 0x7, 0xE, 0xF) for kind in range(16)])
 _NO_BASE = 0x7FF  # no vector can begin there
 _write_8, _write_4 = lane_writer(8), lane_writer(4)
 _PLACES, _COUNT = _mask_tables()
@@ -92,15 +95,46 @@ def _is_plain(quads, high_word):
 
 
 @njit(cache=True, nogil=True)
-def _pack_plain(words, packed, n, state):
-    """The events of plain words into packed[n:], without a branch; returns n and the packed state."""
-    for i in range(len(words)):
-        w = uint64(words[i])
-        kind = w >> uint64(12)
-        packed[n] = state | (w & uint64(0xFFF))
-        n += uint64(kind == uint64(0x2))
-        state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
+def _pack_word(kind, value, packed, n, state):
+    """A word that is neither a vector nor new to the clock; returns n and the packed state."""
+    packed[n] = state | value  # kept only if it is an event
+    return n + _FIELD[kind, 2], (state & _FIELD[kind, 0]) | (value * _FIELD[kind, 1])
+
+
+@njit(cache=True, nogil=True)
+def _pack_plain(quads, packed, n, state):
+    """The events of plain words, four in each of quads, into packed[n:], without a branch; returns n and the state."""
+    v, k = uint64(0xFFF), uint64(0xF)
+    for i in range(len(quads)):
+        q = quads[i]
+        n, state = _pack_word((q >> uint64(12)) & k, q & v, packed, n, state)
+        n, state = _pack_word((q >> uint64(28)) & k, (q >> uint64(16)) & v, packed, n, state)
+        n, state = _pack_word((q >> uint64(44)) & k, (q >> uint64(32)) & v, packed, n, state)
+        n, state = _pack_word(q >> uint64(60), (q >> uint64(48)) & v, packed, n, state)
     return n, state
+
+
+@njit(cache=True, nogil=True)
+def _pack_to_odd(words, packed, n, state, high, high0):
+    """Words up to the first that is not plain nor a rise of TIME_HIGH; returns n, the state, TIME_HIGH, its place."""
+    first = 0
+    while first < len(words):
+        high_word = uint16(0x8000 | (high & 0xFFF))
+        last = first
+        while last < len(words) and (_PLAIN[words[last] >> uint16(12)] or words[last] == high_word):
+            last += 1
+        for i in range(first, last):
+            w = uint64(words[i])
+            n, state = _pack_word(w >> uint64(12), w & uint64(0xFFF), packed, n, state)
+        first = last
+        if last < len(words):
+            step = (int64(words[last]) - high) & (SPAN - 1)
+            if words[last] >> uint16(12) != 0x8 or step > SUSPECT_US // UNIT_US:
+                break
+            high += step
+            state = (state & _ADDRESS) | (uint64(high - high0) << uint64(_HIGH))
+            first += 1
+    return n, state, high, first
 
 
 @njit(cache=True, nogil=True)
@@ -131,9 +165,7 @@ def _pack_steady(words, packed, n, state, base, high_word):
             n, base, off = _pack_vector(kind, v, state, base, packed, n)
             odd |= off
         else:
-            packed[n] = state | v
-            n += uint64(kind == uint64(0x2))
-            state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
+            n, state = _pack_word(kind, v, packed, n, state)
     return n, state, base, odd == 0
 
 
@@ -155,9 +187,7 @@ def _pack_any(words, packed, n, state, registers, triggers, m):
             n, base, off = _pack_vector(kind, v, state, base, packed, n)
             well &= off == 0
         elif (uint64(0x3F02) >> kind) & uint64(1) == uint64(0):  # ADDR_Y, ADDR_X, TIME_LOW, and those without events
-            packed[n] = state | v
-            n += uint64(kind == uint64(0x2))
-            state = (state & _FIELD[kind, 0]) | ((w & _FIELD[kind, 1]) << _FIELD[kind, 2])
+            n, state = _pack_word(kind, v, packed, n, state)
         elif kind == uint64(0x8):  # TIME_HIGH
             step = (int64(v) - high) & (SPAN - 1)
             if step > SUSPECT_US // UNIT_US:
@@ -182,7 +212,7 @@ def _unpack(packed, base_us, t, x, y, p, sensor):
     off, falls = uint64(0), uint64(0)
     for i in range(len(packed)):
         event = packed[i]
-        column, row = event & uint64(0x7FF), (event >> uint64(_ROW)) & uint64(0xFFF)
+        column, row = event & uint64(0x7FF), (event >> uint64(_ROW)) & uint64(0x7FF)
         off |= uint64(column >= width) | uint64(row >= height)
         t[i] = base_us + int64(event >> uint64(_LOW))
         x[i] = uint16(column)
@@ -202,11 +232,13 @@ def _fast(words, quads, packed, state, triggers, m):
     n = uint64(0)
     for first in range(0, len(words), RUN_WORDS):
         last = min(first + RUN_WORDS, len(words))
-        run, high_word = words[first:last], 0x8000 | (high & 0xFFF)
-        if last - first == RUN_WORDS and _is_plain(quads[first // 4 : last // 4], high_word):
-            n, now = _pack_plain(run, packed, n, now)
+        whole = last - first == RUN_WORDS
+        if whole and _is_plain(quads[first // 4 : last // 4], 0x8000 | (high & 0xFFF)):
+            n, now = _pack_plain(quads[first // 4 : last // 4], packed, n, now)
             continue
-        n_then, now_then, base_then, steady = _pack_steady(run, packed, n, now, base, uint64(high_word))
+        n, now, high, rest = _pack_to_odd(words[first:last], packed, n, now, high, high0)
+        run = words[first + rest : last]
+        n_then, now_then, base_then, steady = _pack_steady(run, packed, n, now, base, uint64(0x8000 | (high & 0xFFF)))
         if steady:
             n, now, base = n_then, now_then, base_then
             continue
@@ -214,7 +246,7 @@ def _fast(words, quads, packed, state, triggers, m):
         if not well:
             return int64(n), m, False
     state[CLOCK], state[BEFORE] = high, -1
-    state[LOW], state[ROW] = int64((now >> uint64(_LOW)) & uint64(0xFFF)), int64((now >> uint64(_ROW)) & uint64(0xFFF))
+    state[LOW], state[ROW] = int64((now >> uint64(_LOW)) & uint64(0xFFF)), int64((now >> uint64(_ROW)) & uint64(0x7FF))
     if base != uint64(_NO_BASE):
         state[BASE], state[ON] = int64(base & uint64(0x7FF)), int64((base >> uint64(11)) & uint64(1))
     return int64(n), m, True
