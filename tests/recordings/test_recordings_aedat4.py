@@ -1,9 +1,12 @@
+import struct
 import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from aedat4_encoder import LZ4, NONE, ZSTD, encode_aedat4
+from recording_encoders import as_tuples
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import Events, Triggers
@@ -64,7 +67,7 @@ def test_packets_by_hand_and_continued_at_every_place(tmp_path, monkeypatch):
         signals(*[(10 + source, source) for source in range(12)], (2**63, 1)),
         packet((2**64 - 1, 0, 0, True), (6, 3, 3, True)),
     ]
-    (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\n")
+    (tmp_path / "a.aedat4").write_bytes(encode_aedat4([], [], 8, 4))
     recording = open_recording(tmp_path / "a.aedat4")
     recording._block_events = 2
 
@@ -89,6 +92,79 @@ def test_packets_by_hand_and_continued_at_every_place(tmp_path, monkeypatch):
     for place, seen, met, counted in places:
         later, signalled, _, rest = run(place)
         assert (later, signalled, counted + rest.invalid) == (events[seen:], triggers[met:], tally.invalid)
+
+
+ROWS = [[(i, i % 64, i % 48, i % 2) for i in range(first, first + 40)] for first in (0, 40, 80)]
+
+
+@pytest.mark.parametrize("compression", [NONE, LZ4, ZSTD])
+def test_packets_of_every_compression(tmp_path, compression):
+    pytest.importorskip("aedat")
+    path = tmp_path / "a.aedat4"
+    path.write_bytes(encode_aedat4(ROWS, [[(7, 1), (9, 2), (11, 5)]], compression=compression))
+    recording = open_recording(path)
+    runs = list(recording.chunks_with_triggers())
+    assert as_tuples([events for events, _ in runs]) == [row for rows in ROWS for row in rows]
+    triggers = Triggers.concatenate([met for _, met in runs])
+    assert list(zip(triggers.t, triggers.channel, triggers.value, strict=True)) == [(7, 0, 1), (9, 0, 0), (11, 1, 0)]
+    assert (recording.width, recording.height, recording.invalid) == (64, 48, {})
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (14, 0xFD0001BC, "its header is broken: it claims 4,244,636,092 bytes"),
+        (18, 0xFFFFFF00, "its header is broken"),
+        (26, 0xFFFF, "its header is broken: its table has"),
+        (38, 0x7FFFFFFF, "its header is broken"),
+        (58, 0xFFFFFFF0, "its header is broken"),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, place, value, message):
+    pytest.importorskip("aedat")
+    content = bytearray(encode_aedat4(ROWS, []))
+    struct.pack_into("<I", content, place, value)
+    (tmp_path / "a.aedat4").write_bytes(content)
+    with pytest.raises(RecordingError, match=message):
+        open_recording(tmp_path / "a.aedat4")
+
+
+def first_packet(content):
+    return 18 + struct.unpack_from("<I", content, 14)[0]
+
+
+def read_broken(path, content):
+    path.write_bytes(content)
+    recording = open_recording(path)
+    events = as_tuples(list(recording.chunks()))
+    assert recording.invalid == {"broken_packet": 1}
+    return events, recording.first_invalid["broken_packet"]
+
+
+def test_a_packet_larger_than_the_file_is_not_read(tmp_path):
+    pytest.importorskip("aedat")
+    content = bytearray(encode_aedat4(ROWS, []))
+    second = first_packet(content) + 8 + struct.unpack_from("<I", content, first_packet(content) + 4)[0]
+    struct.pack_into("<I", content, second + 4, 0xF0000000)
+    events, where = read_broken(tmp_path / "a.aedat4", content)
+    assert events == ROWS[0]
+    assert where.startswith(f"event 40, where the file stops being readable: a packet at byte {second} claims 4,026,531,840")
+
+
+@pytest.mark.parametrize(
+    ("compression", "bomb"),
+    [
+        # 1,100 blocks of one byte 131,071 times; 40 blocks of 64 KiB each 255 times smaller, of a block size of 4 MiB
+        (ZSTD, b"\x28\xb5\x2f\xfd\x00\x58" + ((0x1FFFF << 3 | 2).to_bytes(3, "little") + b"a") * 1100),
+        (LZ4, b"\x04\x22\x4d\x18\x60\x70\x73" + (struct.pack("<I", 1 << 16) + bytes(1 << 16)) * 40),
+    ],
+)
+def test_a_packet_that_grows_without_bound_is_not_unpacked(tmp_path, compression, bomb):
+    pytest.importorskip("aedat")
+    content = encode_aedat4(ROWS[:1], [], compression=compression)
+    events, where = read_broken(tmp_path / "a.aedat4", content + struct.pack("<II", 0, len(bomb)) + bomb)
+    assert events == ROWS[0]
+    assert "of memory; at most 134,217,728 do" in where
 
 
 def test_windows_and_late_starts_give_the_same_events(board):

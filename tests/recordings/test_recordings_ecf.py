@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spiketrack.recordings import ReadOptions, open_recording
 from spiketrack.recordings.ecf import decode_ecf, ecf_count
 from spiketrack.recordings.ecf_encoding import MAX_EVENTS, encode_ecf
 from spiketrack.recordings.recording import Columns
@@ -176,6 +177,19 @@ def test_a_count_that_does_not_fit_the_columns_writes_nothing():
         chunk = struct.pack("<I", count << 2) + BY_HAND[0][4:]
         with pytest.raises(ValueError, match=f"its header says {count} events, not 4"):
             decode_ecf(np.frombuffer(chunk, np.uint8), *Columns.allocate(4))
+
+
+@pytest.mark.real_data
+def test_a_real_recording_comes_back_in_every_layout(real_data):
+    recording = open_recording(real_data / "recordings" / "evk4_evt3.raw", options=ReadOptions(index=False))
+    for events in recording.chunks():
+        for first in range(0, len(events), MAX_EVENTS):
+            part = events[first : first + MAX_EVENTS]
+            columns = Columns(part.t, part.x, part.y, part.p)
+            for layout in (0, 1, 2):
+                out = Columns.allocate(len(part))
+                assert decode_ecf(encode_ecf(*columns, layout), *out)
+                assert_same(out, columns)
 
 
 def test_what_a_chunk_cannot_hold_is_refused():

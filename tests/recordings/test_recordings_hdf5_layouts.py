@@ -278,3 +278,34 @@ def test_triggers_that_were_never_written_are_counted(tmp_path):
     assert sum(len(part) for part, _ in read) == 1_000
     assert recording.invalid["missing_chunk"] == (1 << 40) - 2048
     assert recording._seek(100_000) is not None
+
+
+def damaged(path, place: int, value: bytes):
+    content = bytearray(path.read_bytes())
+    content[place : place + len(value)] = value
+    path.write_bytes(bytes(content))
+    return path
+
+
+def test_what_the_library_would_never_return_from_is_an_error(tmp_path):
+    path = ecf_file(tmp_path / "a.hdf5", some_events(10))
+    content = path.read_bytes()
+    heap = content.find(b"GCOL")
+    with pytest.raises(RecordingError, match=rf"broken HDF5 structure: the heap at byte {heap}"):
+        open_recording(damaged(path, heap + 16, bytes(16)))  # an object of no size: the next one is itself
+    path.write_bytes(content)
+    place = content.find(b"geometry\0")
+    data = place + 16 + 24 + 8  # the padded name, type and space
+    assert content[data : data + 4] == (5).to_bytes(4, "little")
+    with pytest.raises(RecordingError, match=r"the attribute at byte \d+ claims 4,026,531,845 bytes"):
+        open_recording(damaged(path, data + 3, b"\xf0"))
+
+
+def test_a_filter_without_its_settings_is_an_error(tmp_path):
+    with EventWriter(tmp_path / "a.h5", 64, 48, "blosc") as writer:
+        writer.append(some_events(10))
+    content = (tmp_path / "a.h5").read_bytes()
+    place = content.find(b"blosc") - 2  # u16 number of settings, before the name
+    assert content[place : place + 2] == (7).to_bytes(2, "little")
+    with pytest.raises(RecordingError, match=r"stored with blosc \(HDF5 filter 32001\), whose settings are broken"):
+        open_recording(damaged(tmp_path / "a.h5", place, bytes(2)))

@@ -5,7 +5,8 @@ The times are microseconds since 1970. The signals of the file become triggers; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import Triggers
+from spiketrack.recordings.aedat4_packets import PacketSizes
 from spiketrack.recordings.fields import valid_columns
 from spiketrack.recordings.recording import (
     TIME_LIMIT_US,
@@ -48,6 +50,8 @@ class Aedat4Recording(FileRecording):
     """A recording of an iniVation camera. It counts "bad_time", "off_sensor", "broken_packet" (nothing behind it can
     be read) and "bad_trigger" (without a time or of an unknown source)."""
 
+    _PLACE_NUMBERS = 3
+
     def __init__(self, path: Path, size: tuple[int, int], stream: int, options: ReadOptions) -> None:
         super().__init__(path, "aedat4", *size, options)
         self.stream = stream
@@ -65,8 +69,10 @@ class _Aedat4Reader(Reader):
         self._tally, self._block_events = tally, block_events
         self._packet, self._event, self._skip = place
         self._packets = iter(_decoder(recording.path))
+        self._sizes = PacketSizes(recording.path)
 
     def __exit__(self, *_: object) -> None:
+        self._sizes.__exit__()
         del self._packets
 
     def blocks(self) -> Iterator[Block]:
@@ -82,12 +88,15 @@ class _Aedat4Reader(Reader):
 
     def _next(self) -> dict[str, Any] | None:
         """The next packet. The package cannot go on behind a broken one, such as that of a cut file: it is the last."""
-        try:
-            return next(self._packets, None)
-        except RuntimeError as error:
-            where = f"event {self._event}, where the file stops being readable: {error}"
-            self._tally.drop("broken_packet", 1, where)
-            return None
+        why = self._sizes.why_not()
+        if why is None:
+            try:
+                with _no_panic():
+                    return next(self._packets, None)
+            except RuntimeError as error:
+                why = str(error)
+        self._tally.drop("broken_packet", 1, f"event {self._event}, where the file stops being readable: {why}")
+        return None
 
     def _events(self, events: NDArray) -> Iterator[Block]:
         for first in range(self._skip, len(events), self._block_events):
@@ -116,7 +125,22 @@ def _decoder(path: Path) -> Any:
         import aedat
     except ImportError as error:
         raise RecordingError(f'{path}: AEDAT4 needs another package: pip install "spiketrack[aedat]"') from error
+    with PacketSizes(path):
+        pass
     try:
-        return aedat.Decoder(str(path))
+        with _no_panic():
+            return aedat.Decoder(str(path))
     except (RuntimeError, OSError) as error:
         raise RecordingError(f"{path}: not a readable AEDAT4 file: {error}") from error
+
+
+@contextmanager
+def _no_panic() -> Generator[None]:
+    """The package is written in Rust: what it does not expect makes it panic, which is no Exception and has no type
+    that could be imported."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(f"the package aedat gave up: {error}") from error

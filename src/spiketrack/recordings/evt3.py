@@ -70,7 +70,7 @@ def _vector_table() -> np.ndarray:
 
 _FIELD, _VECTOR = _field_table(), _vector_table()
 _PLAIN = np.array([kind in (0x0, 0x2, 0x6, 0x7, 0xE, 0xF) for kind in range(16)])
-_NO_BASE = 0x7FF  # no vector can begin there
+_NO_BASE = 0x17FF  # no vector can begin there, and none can end there
 _write_8, _write_4 = lane_writer(8), lane_writer(4)
 _PLACES, _COUNT = _mask_tables()
 
@@ -147,8 +147,8 @@ def _pack_vector(kind, v, state, base, packed, n):
     n += uint64(_COUNT[low])
     _write_4(packed, n, address + uint64(8), _PLACES, rest)
     n += uint64(_COUNT[rest])
-    # further right a vector would carry into the polarity
-    off = uint64(base & uint64(0x7FF) > uint64(0x7FF - 12)) & uint64(mask != uint64(0))
+    # further right a vector, be it empty, carries into the polarity
+    off = uint64(base & uint64(0x7FF) > uint64(0x7FF - 12)) & uint64(kind != uint64(0x3))
     return n, (base & _VECTOR[kind, 1]) + (v & _VECTOR[kind, 2]) + _VECTOR[kind, 3], off
 
 

@@ -62,6 +62,7 @@ def check_columns(columns: str, path: Path, what: str = "columns has") -> str:
     return columns
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def deduce_columns(values: NDArray, path: Path, polarity: int | None = None) -> str:
     """Which of four unnamed columns is what, such as "xypt". values: (N, 4), the first N events, of any real dtype.
 
@@ -79,8 +80,7 @@ def deduce_columns(values: NDArray, path: Path, polarity: int | None = None) -> 
     if len(polar) != 1:
         raise _unclear(values, path, f"{len(polar) or 'no'} columns hold only 0, 1 and -1, as a polarity does")
     others = [i for i in range(4) if i != polar[0]]
-    with np.errstate(invalid="ignore"):
-        pixel = (values >= 0) & (values < MAX_SENSOR_SIDE) & (values == np.rint(values))
+    pixel = (values >= 0) & (values < MAX_SENSOR_SIDE) & (values == np.rint(values))
     late = (values[1:] < values[:-1]).sum(axis=0)
     no_pixels = [i for i in others if pixel[:, i].mean() < _MOSTLY]
     times = [i for i in no_pixels or others if late[i] <= _LATE * len(values)]
@@ -91,6 +91,7 @@ def deduce_columns(values: NDArray, path: Path, polarity: int | None = None) -> 
     return "".join(order[i] for i in range(4))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def deduce_unit(times: NDArray, path: Path, decimal: bool = True) -> int:
     """The power of ten that turns times without a named unit into us. times: (N,), the first N events.
 

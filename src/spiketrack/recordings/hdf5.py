@@ -7,7 +7,9 @@ coordinates (y = 33014 on 720 rows): they are dropped and counted, never wrapped
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from spiketrack.errors import RecordingError
 from spiketrack.events import Events, Window
 from spiketrack.recordings.hdf5_layouts import EventFile
-from spiketrack.recordings.hdf5_rows import Lost, Stretch
+from spiketrack.recordings.hdf5_rows import EcfRows, Lost, Stretch
 from spiketrack.recordings.hdf5_seek import first_row
 from spiketrack.recordings.hdf5_triggers import TriggerReader
 from spiketrack.recordings.recording import (
@@ -52,6 +54,8 @@ class Hdf5Recording(FileRecording):
     layout: "eTraM" (also RVT's), "DSEC", "Prophesee" or "Prophesee ECF".
     """
 
+    _PLACE_NUMBERS = 2
+
     def __init__(self, path: Path, size: tuple[int, int], options: ReadOptions, layout: str, is_sorted: bool) -> None:
         super().__init__(path, "hdf5", *size, options)
         self.layout, self._is_sorted = layout, is_sorted
@@ -85,14 +89,17 @@ class _Hdf5Reader(Reader):
 
     def __init__(self, recording: FileRecording, tally: Tally, row: int, trigger: int) -> None:
         self._recording, self._tally, self._row = recording, tally, row
-        self._file = EventFile(recording.path, recording.options.threads)
+        self._file = EventFile(recording.path)
         self._end, self._block_rows = self._file.rows.rows, BLOCK_ROWS
         self._triggers = TriggerReader(self._file.triggers, tally, trigger)
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         self._file.__exit__()
 
     def restrict(self, start_us: int, end_us: int) -> bool:
@@ -106,24 +113,45 @@ class _Hdf5Reader(Reader):
         return True
 
     def blocks(self) -> Iterator[Block]:
-        rows = self._file.rows
-        while self._row < self._end:
-            written = min(rows.next_written(self._row), self._end)
-            if written > self._row:
-                where = f"event {self._row}: the rows up to {written - 1} were never written"
-                self._tally.drop("missing_chunk", written - self._row, where)
-                self._row = written
-                continue
-            first, last = self._row, min(self._end, self._row + self._block_rows)
-            if last < self._end and last // rows.stored * rows.stored > first:
-                last = last // rows.stored * rows.stored  # a stored chunk is decoded once
-            columns, rises = self._columns(rows.read(first, last), first)
+        for first, last, stretch in self._stretches():
+            if first > self._row:
+                where = f"event {self._row}: the rows up to {first - 1} were never written"
+                self._tally.drop("missing_chunk", first - self._row, where)
             self._row = last
-            triggers = self._triggers.until(int(columns.t.max()) if len(columns.t) else -TIME_LIMIT_US)
-            yield Block(columns, (last, self._triggers.row), triggers, rises)
+            if stretch is not None:
+                columns, rises = self._columns(stretch, first)
+                triggers = self._triggers.until(int(columns.t.max()) if len(columns.t) else -TIME_LIMIT_US)
+                yield Block(columns, (last, self._triggers.row), triggers, rises)
         while not self._triggers.ended:
             triggers = self._triggers.until(TIME_LIMIT_US)
             yield Block(Columns.allocate(0), (self._row, self._triggers.row), triggers)
+
+    def _stretches(self) -> Iterator[tuple[int, int, Stretch | None]]:
+        """Stretches of written rows in their order; ECF is decoded `threads` stretches at a time."""
+        threads, rows = self._recording.options.threads, self._file.rows
+        if threads == 1 or not isinstance(rows, EcfRows):
+            for first, last in self._plan():
+                yield first, last, rows.read(first, last) if first < last else None
+            return
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ecf")
+        waiting: deque[tuple[int, int, Future[Stretch] | None]] = deque()
+        for first, last in self._plan():
+            waiting.append((first, last, self._pool.submit(rows.read, first, last) if first < last else None))
+            if len(waiting) > threads:
+                yield _done(*waiting.popleft())
+        while waiting:
+            yield _done(*waiting.popleft())
+
+    def _plan(self) -> Iterator[tuple[int, int]]:
+        """Stretches of written rows; an empty one at the end where rows before it are missing."""
+        rows, first = self._file.rows, self._row
+        while first < self._end:
+            first = min(rows.next_written(first), self._end)
+            last = min(self._end, first + self._block_rows)
+            if last < self._end and last // rows.stored * rows.stored > first:
+                last = last // rows.stored * rows.stored  # a stored chunk is decoded once
+            yield first, last
+            first = last
 
     def _columns(self, stretch: Stretch, first: int) -> tuple[Columns, bool | None]:
         """The valid events of a stretch; counts the others, each under one kind."""
@@ -166,6 +194,10 @@ class _Hdf5Reader(Reader):
                 keep[rows] = False
                 self._tally.drop(part.kind, count, f"event {part.first}: {part.why}")
         return keep
+
+
+def _done(first: int, last: int, future: Future[Stretch] | None) -> tuple[int, int, Stretch | None]:
+    return first, last, None if future is None else future.result()
 
 
 def _outside(values: NDArray, low: int, high: int) -> _Bad:

@@ -20,7 +20,7 @@ import numpy as np
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
 from spiketrack.recordings.ecf import ECF_FILTER
-from spiketrack.recordings.hdf5_attributes import attribute
+from spiketrack.recordings.hdf5_checks import attribute, check_readable, filter_codes
 from spiketrack.recordings.hdf5_rows import ColumnRows, EcfRows, RecordRows, Rows, Stored
 from spiketrack.recordings.hdf5_triggers import COLUMN_FIELDS, RECORD_FIELDS, TriggerRows
 from spiketrack.recordings.recording import TIME_LIMIT_US
@@ -28,11 +28,8 @@ from spiketrack.recordings.recording import TIME_LIMIT_US
 SORTED_ATTRIBUTE = "spiketrack_sorted"
 MS_INDEX = "ms_index"
 PROPHESEE_PERIOD_US = 2_000
-MAX_STORED_CHUNK_BYTES = 1 << 28
 _CHUNK_CACHE_BYTES = 1 << 24
-_MAX_RECORD_BYTES = 256
 _DSEC_SENSOR = 640, 480
-_FILTERS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd", 32026: "blosc2", ECF_FILTER: "ECF"}
 
 
 class EventFile(AbstractContextManager["EventFile"]):
@@ -43,15 +40,15 @@ class EventFile(AbstractContextManager["EventFile"]):
     Raises RecordingError naming the file where it is broken or holds no events in such a layout.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._open(_CHUNK_CACHE_BYTES)
         with self._structure():
-            self._find(threads)
+            self._find()
             if self._largest_chunk > _CHUNK_CACHE_BYTES:  # else it would be decoded once for each block of its events
                 self.__exit__()
                 self._open(self._largest_chunk)
-                self._find(threads)
+                self._find()
 
     @contextmanager
     def _structure(self) -> Generator[None]:
@@ -75,16 +72,15 @@ class EventFile(AbstractContextManager["EventFile"]):
             raise RecordingError(f"{self.path}: cannot be opened as HDF5, perhaps cut short: {error}") from error
 
     def __exit__(self, *_: object) -> None:
-        self.rows.__exit__()
         self.file.close()
 
-    def _find(self, threads: int) -> None:
+    def _find(self) -> None:
         place = next((name for name in ("CD/events", "events") if name in self.file), None)
         found = self.file.get(place) if place else None
         if place is None or not isinstance(found, h5py.Group | h5py.Dataset):
             raise RecordingError(f"{self.path}: expected events/{{x, y, p, t}} or CD/events; {self._inside()}")
         self.t_offset_us = self._offset()
-        self.rows = self._columns(place) if isinstance(found, h5py.Group) else self._records(place, threads)
+        self.rows = self._columns(place) if isinstance(found, h5py.Group) else self._records(place)
         self.layout = "DSEC" if self._has("t_offset") or self._has("ms_to_idx") else "eTraM"
         if place == "CD/events":
             self.layout = "Prophesee ECF" if isinstance(self.rows, EcfRows) else "Prophesee"
@@ -164,19 +160,19 @@ class EventFile(AbstractContextManager["EventFile"]):
             raise RecordingError(f"{self.path}: the columns of {place}/ differ in length: {lengths}")
         return ColumnRows(columns)
 
-    def _records(self, place: str, threads: int) -> Rows:
+    def _records(self, place: str) -> Rows:
         records = self.file[place]
         if records.ndim != 1 or not _are_integers(records, ("x", "y", "p", "t")):
             raise RecordingError(
                 f"{self.path}: {place} must be one-dimensional records of integers x, y, p and t, got {records.dtype} "
                 f"of shape {records.shape}"
             )
-        filters = _codes(records.id.get_create_plist())
+        filters = filter_codes(records)
         if ECF_FILTER not in filters:
             return RecordRows(self._stored(records))
         if filters != [ECF_FILTER]:
             raise RecordingError(f"{self.path}: {place} is stored with ECF and other filters, {filters}; expected ECF")
-        return EcfRows(self._stored(records), threads)
+        return EcfRows(self._stored(records))
 
     @cached_property
     def triggers(self) -> TriggerRows | None:
@@ -201,30 +197,10 @@ class EventFile(AbstractContextManager["EventFile"]):
             return TriggerRows((t, channel, value))
 
     def _stored(self, dataset: h5py.Dataset) -> Stored:
-        """Check that its rows can be read in bounded memory, and by what."""
-        settings = dataset.id.get_create_plist()
-        if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
-            raise RecordingError(f"{self.path}: {dataset.name} lies in other files; expected the events in this one")
-        if dataset.dtype.itemsize > _MAX_RECORD_BYTES:
-            raise RecordingError(f"{self.path}: {dataset.name} has records of {dataset.dtype.itemsize:,} bytes")
-        if dataset.chunks:
-            chunk_bytes = dataset.chunks[0] * dataset.dtype.itemsize
-            if chunk_bytes > MAX_STORED_CHUNK_BYTES:
-                raise RecordingError(
-                    f"{self.path}: {dataset.name} is stored in chunks of {dataset.chunks[0]:,}, too large to read"
-                )
-            self._largest_chunk = max(self._largest_chunk, chunk_bytes)
-        for code in _codes(settings):
-            if code != ECF_FILTER and not h5py.h5z.filter_avail(code) and not _plugin_has(code):
-                raise RecordingError(
-                    f"{self.path}: {dataset.name} is stored with {_FILTERS.get(code, 'an unknown filter')} (HDF5 "
-                    f"filter {code}), which this installation lacks; pip install hdf5plugin"
-                )
+        check_readable(dataset, self.path)
+        chunk_rows = dataset.chunks[0] if dataset.chunks else 0
+        self._largest_chunk = max(self._largest_chunk, chunk_rows * dataset.dtype.itemsize)
         return Stored(dataset, self.path)
-
-
-def _codes(settings: h5py.h5p.PropDCID) -> list[int]:
-    return [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
 
 
 def _are_integers(records: h5py.Dataset, names: tuple[str, ...]) -> bool:
@@ -232,17 +208,10 @@ def _are_integers(records: h5py.Dataset, names: tuple[str, ...]) -> bool:
     return all(name in fields and records.dtype[name].kind in "iu" for name in names)
 
 
-def _plugin_has(code: int) -> bool:
-    try:
-        import hdf5plugin  # noqa: F401 - registers its filters
-    except ImportError:
-        return False
-    return bool(h5py.h5z.filter_avail(code))
-
-
 def _scalar(file: h5py.File, name: str, path: Path) -> int:
     """One integer, also where stored as an array of one."""
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset) or dataset.size != 1 or dataset.dtype.kind not in "iu":
         raise RecordingError(f"{path}: {name} must be one integer")
+    check_readable(dataset, path)
     return int(np.asarray(dataset[()]).reshape(()))

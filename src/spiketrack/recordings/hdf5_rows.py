@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +108,7 @@ class Stored:
                 yield Lost(start, end, "missing_chunk", f"{self.name}: these rows were never written")
 
 
-class Rows(AbstractContextManager["Rows"], ABC):
+class Rows(ABC):
     """The events of a file by row.
 
     rows: how many the file declares. stored: a stretch that ends at a multiple of it decodes no chunk twice.
@@ -130,9 +128,6 @@ class Rows(AbstractContextManager["Rows"], ABC):
     @abstractmethod
     def time(self, row: int) -> int:
         """t of one row as stored; RecordingError where it cannot be read."""
-
-    def __exit__(self, *_: object) -> None:
-        """Release what reading needed; the file belongs to the caller."""
 
 
 class ColumnRows(Rows):
@@ -178,54 +173,46 @@ class RecordRows(Rows):
 
 
 class EcfRows(Rows):
-    """One dataset of records stored with ECF, its chunks decoded here, `threads` at a time."""
+    """One dataset of records stored with ECF, its chunks decoded here. Several threads may read at a time."""
 
-    def __init__(self, events: Stored, threads: int = 1) -> None:
+    def __init__(self, events: Stored) -> None:
         self._events, self.rows, self.stored = events, events.rows, events.chunk or 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ecf") if threads > 1 else None
-        self._buffers: list[NDArray[np.uint8]] = []  # reused: fresh pages cost as much as the reading
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
     def next_written(self, row: int) -> int:
         return self._events.next_written(row)
 
     def read(self, first: int, last: int) -> Stretch:
         columns = Columns.allocate(last - first)
-        pieces = list(self._events.pieces(first, last))
-        # HDF5 itself is used by this thread alone; without a pool a chunk is decoded before the next is read
-        chunks = (self._chunk(start, i if self._pool else 0) for i, (start, _) in enumerate(pieces))
-        targets = [columns.cut(start - first, end - first) for start, end in pieces]
-        work = map if self._pool is None else self._pool.map
-        results = list(work(self._decode, chunks, (start % self.stored for start, _ in pieces), targets))
-        lost = [
-            Lost(start, end, kind, f"{self._events.name}: {why}")
-            for (start, end), (kind, why) in zip(pieces, results, strict=True)
-            if kind not in ("rises", "falls")
-        ]
-        rises = not lost and all(kind == "rises" for kind, _ in results)
-        borders = np.array([start - first for start, _ in pieces[1:]], np.int64)
-        rises = rises and bool((columns.t[borders] >= columns.t[borders - 1]).all())
-        return Stretch(*columns, lost, rises or None)
+        buffer = self._buffer()
+        lost, rises, latest = [], True, None
+        for start, end in self._events.pieces(first, last):
+            target = columns.cut(start - first, end - first)
+            kind, why = self._decode(self._chunk(start, buffer), start % self.stored, target)
+            if kind in ("rises", "falls"):
+                rises = rises and kind == "rises" and (latest is None or target.t[0] >= latest)
+                latest = target.t[-1]
+            else:
+                lost.append(Lost(start, end, kind, f"{self._events.name}: {why}"))
+        return Stretch(*columns, lost, (rises and not lost) or None)
 
     def time(self, row: int) -> int:
         target = Columns.allocate(1)
-        kind, why = self._decode(self._chunk(row, 0), row % self.stored, target)
+        kind, why = self._decode(self._chunk(row, self._buffer()), row % self.stored, target)
         if kind not in ("rises", "falls"):
             raise RecordingError(f"{self._events.path}: row {row} of {self._events.name} cannot be read: {why}")
         return int(target.t[0])
 
-    def _chunk(self, row: int, buffer: int) -> tuple[int, NDArray[np.uint8]] | str:
+    def _buffer(self) -> NDArray[np.uint8]:
+        """Room for any chunk, for one after the other: fresh pages cost as much as the reading."""
+        return np.empty(_ECF_BYTES_PER_EVENT * (self.stored + 1), np.uint8)
+
+    def _chunk(self, row: int, buffer: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]] | str:
         """The filter mask and the bytes of the chunk that holds a row, or why they cannot be read; "" if unwritten."""
         if self.next_written(row) > row:
             return ""
-        while len(self._buffers) <= buffer:
-            self._buffers.append(np.empty(_ECF_BYTES_PER_EVENT * (self.stored + 1), np.uint8))
         place = (row // self.stored * self.stored,)
         try:
-            mask, coded = self._events.dataset.id.read_direct_chunk(place, out=self._buffers[buffer])
+            mask, coded = self._events.dataset.id.read_direct_chunk(place, out=buffer)
         except (OSError, RuntimeError, ValueError) as error:  # ValueError: longer than any coding of so many events
             return str(error)
         return mask, np.frombuffer(coded, np.uint8)

@@ -18,7 +18,7 @@ from typing import overload
 import h5py
 
 from spiketrack.errors import RecordingError
-from spiketrack.recordings.hdf5_attributes import attribute
+from spiketrack.recordings.hdf5_checks import attribute, check_readable
 from spiketrack.recordings.hdf5_layouts import MS_INDEX, PROPHESEE_PERIOD_US, EventFile
 from spiketrack.recordings.hdf5_rows import Rows
 from spiketrack.recordings.ordering import REORDER_US
@@ -44,6 +44,7 @@ def first_row(file: EventFile, start_us: int) -> int | None:
         return None
     start = start_us - REORDER_US - file.t_offset_us
     try:
+        check_readable(index, file.path)
         row = (
             _by_ms_to_idx(file.rows, index, start)
             if index.dtype.kind in "iu"
@@ -89,6 +90,8 @@ def _ms_bounds(file: EventFile, start: int) -> tuple[int, int] | None:
     ms, row = file.ms_index
     times = _Times(file.rows)
     try:
+        check_readable(ms, file.path)
+        check_readable(row, file.path)
         if ms.ndim != 1 or ms.dtype.kind not in "iu" or ms.shape != row.shape or row.dtype.kind not in "iu":
             raise ValueError(f"its columns are {ms.dtype} of shape {ms.shape} and {row.dtype} of shape {row.shape}")
         sought = start // 1000

@@ -11,6 +11,8 @@ import json
 import logging
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -20,7 +22,7 @@ from spiketrack.recordings.ordering import OrderState
 from spiketrack.replacing import write_whole
 
 SUFFIX = ".spikeindex"
-VERSION = 1
+VERSION = 2
 SPACING_EVENTS = 1 << 19
 MOST_CHECKPOINTS = 4096
 _LEAST_WRITTEN = 8  # checkpoints; a shorter file is decoded in no time
@@ -49,14 +51,15 @@ class Checkpoint(NamedTuple):
 class Index:
     """Checkpoints in the order of the file, their latest times rising.
 
-    path: the recording. key: what else the checkpoints depend on. on_disk: whether to read and write the sidecar.
+    path: the recording. key: what else the checkpoints depend on. is_place: whether a place, as a tuple or a number,
+    is one that a reader could continue at; None to neither read nor write the sidecar.
     """
 
-    def __init__(self, path: Path, key: dict[str, Any], *, on_disk: bool) -> None:
-        self._path, self._sidecar, self._on_disk = path, path.with_name(path.name + SUFFIX), on_disk
+    def __init__(self, path: Path, key: dict[str, Any], is_place: Callable[[Any], bool] | None) -> None:
+        self._path, self._sidecar, self._on_disk = path, path.with_name(path.name + SUFFIX), is_place is not None
         self._key = {"version": VERSION, **self._file_key(), **key}
         self._spacing = SPACING_EVENTS
-        self._checkpoints: list[Checkpoint] = self._load() if on_disk else []
+        self._checkpoints: list[Checkpoint] = self._load(is_place) if is_place is not None else []
         self._added = 0  # since it was written
 
     def before(self, start_us: int) -> Checkpoint:
@@ -103,7 +106,7 @@ class Index:
             raise RecordingError(f"{self._path}: cannot be read: {error.strerror}") from error
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def _load(self) -> list[Checkpoint]:
+    def _load(self, is_place: Callable[[Any], bool]) -> list[Checkpoint]:
         try:
             if self._sidecar.stat().st_size > _MOST_BYTES:
                 raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
@@ -113,10 +116,15 @@ class Index:
                 return []
             if crc32(json.dumps(content["checkpoints"]).encode()) != content["crc32"]:
                 raise ValueError("its check sum is wrong")
-            return [_checkpoint(*entry) for entry in content["checkpoints"]]
+            checkpoints = [_checkpoint(*entry) for entry in content["checkpoints"]]
+            if not all(is_place(checkpoint.place) and _is_sound(checkpoint) for checkpoint in checkpoints):
+                raise ValueError("it holds what no pass writes")
+            if any(_latest(one) >= _latest(other) for one, other in pairwise(checkpoints)):
+                raise ValueError("its times do not rise")
+            return checkpoints
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("%s is not a readable index (%s); it will be made anew", self._sidecar, error)
             return []
 
@@ -130,6 +138,18 @@ def _latest(checkpoint: Checkpoint) -> int:
 def _checkpoint(place: Any, order: list[Any], *counts: dict[str, Any]) -> Checkpoint:
     """A checkpoint as JSON gives it back."""
     return Checkpoint(_as_tuple(place), OrderState(*order), *counts)
+
+
+def _is_sound(checkpoint: Checkpoint) -> bool:
+    """Whether everything but the place has the types and ranges that a pass gives it."""
+    _, (latest, floor, seen), invalid, repaired, first_invalid = checkpoint
+    counts = [count for counted in (invalid, repaired) for count in counted.values()]
+    return (
+        all(type(time) is int and abs(time) < 1 << 63 for time in (latest, floor))
+        and all(type(count) is int and 0 <= count < 1 << 63 for count in (seen, *counts))
+        and first_invalid.keys() == invalid.keys()
+        and all(type(where) is str for where in first_invalid.values())
+    )
 
 
 def _as_tuple(place: Any) -> Any:

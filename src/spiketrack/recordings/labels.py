@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -179,6 +180,9 @@ def _read(path: Path) -> dict[str, NDArray]:
     try:
         with open(path, "rb") as file:
             dtype, shape, _, start = read_npy_header(file)
+            size = file.seek(0, 2) - start
+        if prod(shape) * dtype.itemsize > size:
+            raise ValueError(f"it claims {prod(shape):,} rows of {dtype.itemsize} bytes, {size:,} bytes are left")
         rows = np.memmap(path, dtype, "r", start, shape)
     except OSError as error:
         raise LabelError(f"{path}: labels cannot be read: {error.strerror or error}") from error

@@ -33,6 +33,7 @@ class TimeOrder:
     def __init__(self, tally: Tally, state: OrderState) -> None:
         self._tally, self._state = tally, state
         self._pending: Columns | None = None
+        self.orderly = True  # whether no event of the latest block was earlier than those before it
 
     @property
     def state(self) -> OrderState:
@@ -53,7 +54,8 @@ class TimeOrder:
             return []
         if rises is None:
             rises = not (t[1:] < t[:-1]).any()
-        if rises and (latest is None or t[0] >= latest):
+        self.orderly = bool(rises and (latest is None or t[0] >= latest))
+        if self.orderly:
             self._state = OrderState(int(t[-1]), floor, seen + len(t))
             return self._hand_out(self._pending, block)
         self._state = OrderState(latest, floor, seen + len(t))

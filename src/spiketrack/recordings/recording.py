@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from sys import getrefcount
 from threading import Lock
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from spiketrack.recordings.ordering import TimeOrder
 
 _log = logging.getLogger(__name__)
 _POOL_EVENTS = 1 << 15
+_MOST_PLACE = 1 << 48  # bytes, rows or words that no file has
 _UNUSED = 3  # references to an array: the tuple that holds it, the loop's variable, the argument of getrefcount
 TIME_LIMIT_US = 1 << 62  # |t| beyond it cannot be a time, and sums of two times stay within int64
 Policy = Literal["drop", "keep", "fail"]
@@ -215,6 +216,8 @@ class Recording(ABC):
 class FileRecording(Recording):
     """What all formats share: order, starting late, counting. It holds no open file, each pass opens its own."""
 
+    _PLACE_NUMBERS: ClassVar[int] = 1  # integers that a place is made of
+
     def __init__(
         self, path: Path, format: str, width: int, height: int, options: ReadOptions = DEFAULT_OPTIONS
     ) -> None:
@@ -240,11 +243,13 @@ class FileRecording(Recording):
         order = TimeOrder(tally, checkpoint.order)
         earliest = -TIME_LIMIT_US if start_us is None else start_us
         waiting = Triggers.empty()
+        noted: Checkpoint | None = None
         try:
             with self._reader(tally, checkpoint.place) as reader:
                 for block in reader.blocks():
                     handed_out = order.push(block.columns, block.rises)
-                    self._remember(block.place, order, tally)
+                    if len(block.columns.t):
+                        noted = self._remember(noted, block.place, order, tally)
                     yield from self._runs(handed_out, waiting, earliest)
                     waiting = Triggers.concatenate([waiting, block.triggers]) if not handed_out else block.triggers
             yield from self._runs(order.rest() or [Columns.allocate(0)], waiting, earliest)
@@ -279,7 +284,7 @@ class FileRecording(Recording):
     def _checkpoint_before(self, start_us: int | None) -> Checkpoint:
         """The last known state in which every event so far was earlier than start_us: none of them is needed."""
         if self._index is None:
-            self._index = Index(self.path, self._index_key(), on_disk=self.options.index)
+            self._index = Index(self.path, self._index_key(), self._is_place if self.options.index else None)
         if start_us is None:
             return Checkpoint.start()
         place = self._seek(start_us)
@@ -296,8 +301,24 @@ class FileRecording(Recording):
             "on_invalid": self.options.on_invalid,
         }
 
-    def _remember(self, place: Any, order: TimeOrder, tally: Tally) -> None:
-        if self._index is not None and self._index.wants(order.state):
-            self._index.add(
-                Checkpoint(place, order.state, dict(tally.invalid), dict(tally.repaired), dict(tally.first_invalid))
-            )
+    def _remember(
+        self, noted: Checkpoint | None, place: Any, order: TimeOrder, tally: Tally
+    ) -> Checkpoint | None:
+        """Keep the state noted behind the block before, where this block does not reach back behind it, and note this.
+
+        Where it does, both are judged together, which a pass that starts between them could not do.
+        """
+        if self._index is None:
+            return None
+        if noted is not None and order.orderly:
+            self._index.add(noted)
+        if not self._index.wants(order.state):
+            return None
+        latest = order.state.latest
+        counts = dict(tally.invalid), dict(tally.repaired), dict(tally.first_invalid)
+        return Checkpoint(place, order.state._replace(floor=latest), *counts)
+
+    def _is_place(self, place: Any) -> bool:
+        """Whether a reader could continue at this place, which comes from a file."""
+        numbers = place if isinstance(place, tuple) else (place,)
+        return len(numbers) == self._PLACE_NUMBERS and all(type(n) is int and 0 <= n <= _MOST_PLACE for n in numbers)

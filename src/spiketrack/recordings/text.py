@@ -68,6 +68,8 @@ def _largest(recording: TextRecording) -> tuple[int, int] | None:
 class TextRecording(FileRecording):
     """A recording as text. It counts "bad_line", "bad_time", "off_sensor" and "bad_polarity"."""
 
+    _PLACE_NUMBERS = 2
+
     def __init__(self, path: Path, layout: TextLayout, size: tuple[int, int], options: ReadOptions) -> None:
         super().__init__(path, "text", *size, options)
         self.layout = layout

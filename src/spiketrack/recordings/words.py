@@ -88,6 +88,14 @@ class WordRecording(FileRecording):
     def _reader(self, tally: Tally, place: Any) -> WordReader:
         return WordReader(self, tally, place or (self.data_start, self.words.start), self._piece_words)
 
+    def _is_place(self, place: Any) -> bool:
+        match place:
+            case (int(byte), tuple(state)):
+                words, rest = divmod(byte - self.data_start, self.words.word_bytes)
+                numbers = len(state) == len(self.words.start) and all(type(n) is int for n in state)
+                return words >= 0 == rest and numbers and all(-1 <= n < 1 << 48 for n in state)
+        return False
+
 
 @dataclass
 class _Part:
@@ -188,7 +196,8 @@ class WordReader(Reader):
         turns, rest = divmod(int(truth[CLOCK] - guess[CLOCK]), self._format.span)
         unknown_was_used = piece.faults[BEFORE_TIME, 0] or piece.faults[BEFORE_ADDRESS, 0]
         same = (guess[known] == truth[known]).all() and truth[BEFORE] < 0 and truth[CLOCK] >= 0 and guess[CLOCK] >= 0
-        if not np.array_equal(guess, truth) and (rest or unknown_was_used or not same):
+        early = turns and min(guess[CLOCK], truth[CLOCK]) < 2 * self._format.span  # no way back before the first turn
+        if not np.array_equal(guess, truth) and (rest or unknown_was_used or early or not same):
             return self._decode(self._read(byte), byte, truth)
         for part in piece.parts:
             if turns:
