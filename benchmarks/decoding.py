@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,13 +35,18 @@ from spiketrack.recordings import ReadOptions, create_recording, open_recording
 
 EVENT_BYTES = 8 + 2 + 2 + 1
 WANTED = {"evt3": (1.9, 3.5), "evt2": (4.0, 4.0), "dat": (4.0, 4.0)}
+REAL = (
+    ("evt3", "evk4_evt3.raw", 1_218_618),
+    ("evt2", "gen3_evt2.raw", 521_252),
+    ("dat", "evk4_same_as_evt3.dat", 1_218_618),
+)
 RIVALS = ("evt3", "faery", "eventcv")  # those that the wanted ratios are to
 Reader = Callable[[Path], int]
 
 
 def ours(threads: int) -> Reader:
     def read(path: Path) -> int:
-        recording = open_recording(path, options=ReadOptions(threads=threads, index=False))
+        recording = open_recording(path, 1280, 720, options=ReadOptions(threads=threads, index=False))
         return sum(len(events) for events in recording.chunks())
 
     return read
@@ -133,9 +139,9 @@ def files(folder: Path, events: int) -> Iterator[tuple[str, str, Path]]:
     if not real:
         print("SPIKETRACK_REAL_DATA is not set: no real recordings\n")
         return
-    for coding, name in (("evt3", "evk4_evt3.raw"), ("evt2", "gen3_evt2.raw"), ("dat", "evk4_same_as_evt3.dat")):
+    for coding, name, once in REAL:
         path = folder / f"real_{coding}{Path(name).suffix}"
-        repeated_words(Path(real) / "recordings" / name, path, coding, events)
+        repeated_words(Path(real) / "recordings" / name, path, coding, -(-events // once))
         yield coding, "real", path
         path.unlink()
 
@@ -192,6 +198,7 @@ def show(
 def main() -> None:
     events = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 20_000_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    warnings.simplefilter("ignore")  # a peer warns a million times
     with tempfile.TemporaryDirectory() as folder:
         for coding, what, path in files(Path(folder), events):
             table(coding, what, path, rounds)

@@ -11,7 +11,7 @@ from spiketrack.recordings.header import MAX_HEADER_BYTES, read_header
 
 
 def sensor_events(n: int, rate: float, width: int = 1280, height: int = 720, seed: int = 0) -> Events:
-    """n events at `rate` Mev/s in groups of one row, one time and one polarity: 2.5 events on average, 2 columns apart."""
+    """n events at `rate` Mev/s in groups of one row, time and polarity: 2.5 events on average, 2 columns apart."""
     rng = np.random.default_rng(seed)
     lengths = rng.geometric(1 / 2.5, n // 2 + 1000)
     groups = int(np.searchsorted(np.cumsum(lengths), n)) + 1
@@ -25,28 +25,23 @@ def sensor_events(n: int, rate: float, width: int = 1280, height: int = 720, see
     return Events(t, x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8), width, height)
 
 
-def repeated_words(source: Path, target: Path, coding: str, events: int) -> None:
-    """The words of a real recording, again and again until there are about `events`, with the clock going on."""
+def repeated_words(source: Path, target: Path, coding: str, turns: int) -> None:
+    """The words of a recording, `turns` times in a row, with the clock going on."""
     head = source.read_bytes()
     start = read_header(head[:MAX_HEADER_BYTES], source).data_start + (2 if coding == "dat" else 0)
     dtype, kind_bits, value_bits = {
         "evt3": (np.uint16, 12, 12), "evt2": (np.uint32, 28, 28), "dat": (np.uint64, 64, 32)
     }[coding]  # fmt: skip
     words = np.frombuffer(head, dtype, (len(head) - start) // np.dtype(dtype).itemsize, start)
-    if coding == "dat":
-        clock, per_event = np.arange(len(words)), 1.0
-    else:
-        clock = np.flatnonzero(words >> kind_bits == 0x8)
-        per_event = len(words) / {"evt3": 1_218_618, "evt2": 521_252}[coding]
+    clock = np.arange(len(words)) if coding == "dat" else np.flatnonzero(words >> kind_bits == 0x8)
     mask = dtype((1 << value_bits) - 1)
     readings = (words[clock] & mask).astype(np.int64)
     steps = np.diff(readings)
     span = int(np.where(steps < 0, steps + (1 << value_bits), steps).sum()) + 1
-    # a word that tells the time of day comes first, so that what precedes it keeps its time
-    body = words[clock[0] :]
+    body = words[clock[0] :]  # the first reading comes first, so that what follows the last turn's end has a time
     with open(target, "wb") as file:
         file.write(head[:start])
-        for turn in range(-(-events * int(per_event * 100) // (100 * len(words)))):
+        for turn in range(turns):
             again = body.copy()
             moved = ((readings + turn * span) & int(mask)).astype(dtype)
             again[clock - clock[0]] = (again[clock - clock[0]] & ~mask) | moved

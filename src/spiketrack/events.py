@@ -242,6 +242,9 @@ class Triggers:
         )
 
 
+NO_TRIGGERS = Triggers.empty()
+
+
 def _check_sensor(width: int, height: int) -> None:
     if not (0 < width <= MAX_SENSOR_SIDE and 0 < height <= MAX_SENSOR_SIDE):
         raise ValueError(f"events: a sensor of {width} x {height} pixels cannot be; sides are 1 .. {MAX_SENSOR_SIDE}")

@@ -19,6 +19,7 @@ from fuzz_structures import npz_members, random_npy, random_npz, random_sidecar
 from spiketrack.recordings.index import SUFFIX
 
 WORD_BYTES = {"evt2": 4, "evt2.1": 8, "evt3": 2, "dat": 8}
+_IN_PLACE = {"hdf5": 0.9, "npz": 0.8, "aedat4": 0.7, "nmnist": 0.8, "npy": 0.7, "labels": 0.7}
 _MOST_KEPT = 5000
 _TEXT_END = 400  # bytes of a text file that tell its layout
 
@@ -91,10 +92,10 @@ class Inputs:
         content, sidecar = _MUTATORS.get(kind, _mutate_bytes)(random, parent, other)
         return Input(kind, parent.suffix, content, sidecar, _random_way(random, kind), (number, *parents)[:64])
 
-    def learn(self, shape: tuple[Any, ...], made: Input) -> None:
-        """Remember what an input showed, and make it a parent of later ones."""
+    def learn(self, shape: tuple[Any, ...], made: Input, refused: bool) -> None:
+        """Remember what an input showed, and make it a parent of later ones if it was read."""
         self.shapes.add(shape)
-        if len(self.shapes) > _MOST_KEPT:
+        if refused or sum(map(len, self.kept.values())) > _MOST_KEPT:
             return
         members = self.corpus[made.kind]
         like = next((m for m in members if m.suffix == made.suffix), members[0])
@@ -142,7 +143,8 @@ _Made = tuple[bytes, bytes | None]
 
 
 def _mutate_bytes(random: Random, parent: Seed, other: Seed) -> _Made:
-    return mutate(random, parent.content, other.content, parent.aims), parent.sidecar
+    in_place = _IN_PLACE.get(parent.kind.partition("-")[0], 0.3)
+    return mutate(random, parent.content, other.content, parent.aims, 8, in_place), parent.sidecar
 
 
 def _mutate_words(random: Random, parent: Seed, other: Seed) -> _Made:
@@ -176,7 +178,10 @@ def _mutate_npy(random: Random, parent: Seed, other: Seed) -> _Made:
         content = random_npy(random, parent.kind == "labels")
         return (mutate(random, content, other.content, (), 2) if choice < 0.1 else content), None
     if choice < 0.6:
-        return mutate_text(random, parent.content, 10, max(10, min(parent.body, len(parent.content)))), None
+        start = min(parent.body, len(parent.content))
+        text = mutate_text(random, parent.content[:start], 10, start)[10:]
+        size = len(text) % 65536 if random.random() < 0.95 else random.randrange(65536)
+        return parent.content[:8] + size.to_bytes(2, "little") + text + parent.content[start:], None
     return _mutate_bytes(random, parent, other)
 
 

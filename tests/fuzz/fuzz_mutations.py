@@ -27,15 +27,21 @@ _NUMBER = re.compile(rb"[-+]?\d+(?:\.\d+)?")
 _MOST_BYTES = 1 << 17
 
 
-def mutate(random: Random, content: bytes, other: bytes, aims: tuple[tuple[int, int], ...], most: int = 8) -> bytes:
-    """One to `most` changes of bytes, most of them within the aims; `other` is what a splice takes from."""
+def mutate(
+    random: Random, content: bytes, other: bytes, aims: tuple[tuple[int, int], ...], most: int = 8, in_place: float = 0
+) -> bytes:
+    """One to `most` changes of bytes, most of them within the aims; `other` is what a splice takes from.
+
+    in_place: the share of inputs in which no byte changes its place, for formats full of references to places.
+    """
     data = bytearray(content)
+    changes = _IN_PLACE if random.random() < in_place else _CHANGES
     for _ in range(min(most, 1 + int(random.expovariate(0.5)))):
         first, last = random.choice(aims) if aims and random.random() < 0.8 else (0, len(data))
         first, last = min(first, len(data)), min(last, len(data))
         if first >= last:
             first, last = 0, len(data)
-        random.choice(_CHANGES)(random, data, first, last, other)
+        random.choice(changes)(random, data, first, last, other)
     return bytes(data[:_MOST_BYTES])
 
 
@@ -114,10 +120,9 @@ def _duplicate(random: Random, data: bytearray, first: int, last: int, other: by
 
 def _swap(random: Random, data: bytearray, first: int, last: int, other: bytes) -> None:
     start, end = _stretch(random, first, last)
-    place = random.randrange(first, last + 1)
+    place = random.randrange(first, max(first + 1, last - (end - start)))
     block, there = bytes(data[start:end]), bytes(data[place : place + end - start])
-    data[start : start + len(there)] = there
-    data[place : place + len(block)] = block
+    data[start:end], data[place : place + end - start] = there, block
 
 
 def _fill(random: Random, data: bytearray, first: int, last: int, other: bytes) -> None:
@@ -147,8 +152,8 @@ def _join(random: Random, data: bytearray, first: int, last: int, other: bytes) 
     data[random.randrange(first, last + 1) :] = other[random.randrange(len(other) + 1) :]
 
 
-_CHANGES = (_flip, _flip, _set_bytes, _set_bytes, _set_number, _set_number, _set_number, _truncate, _remove, _duplicate,
-            _swap, _fill, _scatter, _insert, _splice, _join)  # fmt: skip
+_IN_PLACE = (_flip, _flip, _set_bytes, _set_bytes, _set_number, _set_number, _set_number, _swap, _fill, _scatter)
+_CHANGES = (*_IN_PLACE, _truncate, _remove, _duplicate, _insert, _splice, _join)
 
 
 def random_words(random: Random, kind: str, count: int, width: int, height: int) -> bytes:

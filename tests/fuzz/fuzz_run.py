@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +46,7 @@ class Figures:
         self.formats.update(report.formats)
         if report.resident_bytes:
             self.resident_bytes.append(report.resident_bytes)
-        self.shapes.update(shape for shape, _ in report.new)
+        self.shapes.update(shape for shape, *_ in report.new)
         for found in report.found:
             self.add_found(found)
 
@@ -115,8 +115,8 @@ class _Process:
             report = self.connection.recv()
         except (EOFError, ConnectionResetError):
             return self._ended(figures)
-        for shape, made in report.new:
-            self._inputs.learn(shape, made)
+        for new in report.new:
+            self._inputs.learn(*new)
         self._numbers = self._numbers[self._numbers.index(report.last) + 1 :] if report.last >= 0 else self._numbers
         figures.add(report)
         return True
@@ -164,13 +164,14 @@ def run(
     processes: int,
     limits: Limits,
     folder: Path,
+    kinds: Sequence[str],
     progress: Callable[[Figures], None],
 ) -> Figures:
     """Read the inputs of these numbers and tell what came of them, of those so far where the user breaks it off.
 
-    folder: for the inputs that break a law. progress: called a few times a second.
+    folder: for the inputs that break a law. kinds: of the files to mutate. progress: called a few times a second.
     """
-    corpus = make_corpus()
+    corpus = {kind: seeds for kind, seeds in make_corpus().items() if kind in kinds}
     warm_up(corpus)
     figures, began = Figures(folder), time.monotonic()
     with TemporaryDirectory(dir=_memory_folder()) as name:

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+from copy import deepcopy
 from random import Random
 from zlib import crc32
 
@@ -162,9 +163,9 @@ def _change(random: Random, node: object) -> None:
         if choice == 0:
             del node[key]
         elif choice == 1 and isinstance(node, list):
-            node.insert(key, random.choice(_VALUES))
+            node.insert(key, deepcopy(random.choice(_VALUES)))
         elif choice < 6 and type(old) is int:
             node[key] = old + random.choice((-1, 1, -2, 2, -100, 100, 4096, -(1 << 24), 1 << 28, 1 << 32))
         else:
-            node[key] = random.choice(_VALUES)
+            node[key] = deepcopy(random.choice(_VALUES))
         return

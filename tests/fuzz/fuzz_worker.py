@@ -83,7 +83,7 @@ class Report:
     resident_bytes: int = 0
     kinds: dict[str, KindFigures] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
-    new: list[tuple[tuple[Any, ...], Input]] = field(default_factory=list)
+    new: list[tuple[tuple[Any, ...], Input, bool]] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
 
 
@@ -135,8 +135,8 @@ def work(inputs: Inputs, numbers: Iterable[int], folder: Path, slot: Slot, paren
             name = outcome.format or "refused"
             report.formats[name] = report.formats.get(name, 0) + 1
             if outcome.shape not in inputs.shapes:
-                report.new.append((outcome.shape, made))
-                inputs.learn(outcome.shape, made)
+                report.new.append((outcome.shape, made, outcome.refused))
+                inputs.learn(*report.new[-1])
         report.kinds.setdefault(made.kind, KindFigures()).add(figures)
         report.last = number
         if report.found or time.monotonic() - told > _REPORT_EVERY_S:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "recordings"))  # its encoders
 
+from fuzz_corpus import WEIGHTS  # noqa: E402
 from fuzz_inputs import load_input  # noqa: E402
 from fuzz_reading import read_input  # noqa: E402
 from fuzz_run import Figures, run  # noqa: E402
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", help=f"only these, separated by commas, of {', '.join(WEIGHTS)}")
     parser.add_argument("--timeout", type=float, default=Limits.timeout_s, help="seconds an input may take")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="folder for inputs that fail")
@@ -40,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _replay(given.replay)
     numbers = range(given.first, given.first + given.inputs)
     limits = Limits(timeout_s=given.timeout)
-    figures = run(given.seed, numbers, given.processes, limits, given.findings, _Progress(given.inputs))
+    kinds = given.kinds.split(",") if given.kinds else list(WEIGHTS)
+    if not set(kinds) <= set(WEIGHTS):
+        parser.error(f"--kinds: expected some of {', '.join(WEIGHTS)}")
+    figures = run(given.seed, numbers, given.processes, limits, given.findings, kinds, _Progress(given.inputs))
     result = {"seed": given.seed, "first": given.first, "asked": given.inputs, "processes": given.processes,
               **figures.as_dict(), "machine": platform.processor() or platform.machine(),
               "python": platform.python_version()}  # fmt: skip

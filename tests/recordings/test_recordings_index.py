@@ -18,7 +18,7 @@ PIECE = 256
 def path(tmp_path, monkeypatch):
     """12,000 events over 60 s: across three wraps of the clock, in many pieces."""
     monkeypatch.setattr("spiketrack.recordings.index.SPACING_EVENTS", 500)
-    monkeypatch.setattr("spiketrack.recordings.words.PIECE_WORDS", PIECE)
+    monkeypatch.setattr("spiketrack.recordings.words.PIECE_BYTES", 2 * PIECE)
     rng = np.random.default_rng(1)
     t = np.sort(rng.integers(0, 60_000_000, 12_000))
     path = tmp_path / "a.raw"

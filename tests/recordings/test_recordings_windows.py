@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spiketrack.recordings.words.PIECE_WORDS", 32)
+        patch.setattr("spiketrack.recordings.words.PIECE_BYTES", 8 * 32)
         yield
 
 
@@ -129,7 +129,7 @@ def test_arguments_are_checked_at_the_call(tmp_path, arguments, says):
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path, monkeypatch):
-    monkeypatch.setattr("spiketrack.recordings.words.PIECE_WORDS", 1 << 14)
+    monkeypatch.setattr("spiketrack.recordings.words.PIECE_BYTES", 8 << 14)
     peaks = []
     for n in (100_000, 800_000):
         words = np.zeros((n, 2), np.uint32)

@@ -80,8 +80,8 @@ def folder(tmp_path_factory):
 
 
 def test_evt3_words_by_hand(tmp_path):
-    # 2 * 4096 + 100 us: 20, 21, 23 and 33 of row 7 are a vector, 5 of row 9 is alone; then OFF
-    events = as_events([8292] * 6, [20, 21, 23, 33, 5, 5], [7, 7, 7, 7, 9, 9], [1, 1, 1, 1, 1, 0])
+    # 2 * 4096 + 100 us: 32, 33, 35, 44 and 63 of row 7 are a vector, 5 of row 9 is alone; then OFF
+    events = as_events([8292] * 7, [32, 33, 35, 44, 63, 5, 5], [7, 7, 7, 7, 7, 9, 9], [1, 1, 1, 1, 1, 1, 0])
     path = write(tmp_path, "evt3", events, as_events([8292, 12288], [6, 7], [9, 9], [0, 0]))
     header, _ = body(path)
     assert header == "% evt 3.0\n% format EVT3;height=48;width=64\n% geometry 64x48\n% end\n"
@@ -90,9 +90,10 @@ def test_evt3_words_by_hand(tmp_path):
         (HIGH, 2),
         (LOW, 100),
         (ADDR_Y, 7),
-        (BASE, on | 20),
+        (BASE, on | 32),
         (VECT_12, 0b1011),
-        (VECT_8, 0b10),
+        (VECT_12, 0b1),
+        (VECT_8, 0b10000000),
         (ADDR_Y, 9),
         (ADDR_X, on | 5),
         (ADDR_X, 5),
@@ -108,9 +109,10 @@ def test_evt3_words_by_hand(tmp_path):
     [
         (range(32), [(BASE, 0), (VECT_12, 0xFFF), (VECT_12, 0xFFF), (VECT_8, 0xFF)]),
         ([3, 4], [(ADDR_X, 3), (ADDR_X, 4)]),
-        ([3, 14, 15, 26], [(BASE, 3), (VECT_12, 1 | 1 << 11), (VECT_12, 1 | 1 << 11)]),  # two pairs: 3 words for 4
-        ([0, 20, 21, 22], [(BASE, 0), (VECT_12, 1), (VECT_12, 0b111 << 8)]),
-        ([0, 30, 31, 32], [(ADDR_X, 0), (BASE, 30), (VECT_8, 0b111)]),
+        ([0, 20, 21, 22], [(ADDR_X, 0), (ADDR_X, 20), (ADDR_X, 21), (ADDR_X, 22)]),  # as many words as a vector
+        ([0, 20, 21, 22, 31], [(BASE, 0), (VECT_12, 1), (VECT_12, 0b111 << 8), (VECT_8, 1 << 7)]),
+        ([0, 30, 31, 32], [(ADDR_X, 0), (ADDR_X, 30), (ADDR_X, 31), (ADDR_X, 32)]),
+        ([31, *range(40, 46)], [(ADDR_X, 31), (BASE, 32), (VECT_12, 0xF00), (VECT_12, 0b11), (VECT_8, 0)]),
         ([5, 4, 3], [(ADDR_X, 5), (ADDR_X, 4), (ADDR_X, 3)]),  # a vector would change their order
         ([5, 5, 5], [(ADDR_X, 5)] * 3),
     ],
@@ -124,27 +126,12 @@ def test_evt3_vectors_where_they_are_shorter(tmp_path, x, words):
 
 @given(st.sets(st.integers(0, 63), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_evt3_rows_are_never_longer_than_single_words_nor_much_longer_than_the_shortest(folder, row):
+def test_evt3_rows_are_as_short_as_vectors_of_32_make_them(folder, row):
     x = sorted(row)
     path = write(folder, "evt3", as_events([0] * len(x), x, [0] * len(x), [0] * len(x)))
-    words = len(evt3_words(path)) - 3
     assert read(path) == [(0, column, 0, 0) for column in x]
-    assert words <= len(x)
-    assert words <= 1.2 * shortest(tuple(x)) + 1
-
-
-def shortest(x: tuple[int, ...]) -> int:
-    """The fewest words for one row, by trying every coding from the last event to the first."""
-    best = [0] * (len(x) + 1)
-    for i in reversed(range(len(x))):
-        best[i] = 1 + best[i + 1]
-        cost, end, j = 1, x[i], i
-        while j < len(x):
-            cost, end = cost + 1, end + 12
-            while j < len(x) and x[j] < end:
-                j += 1
-            best[i] = min(best[i], cost + best[j])
-    return best[0]
+    halves = [sum(column < 32 for column in x), sum(column >= 32 for column in x)]
+    assert len(evt3_words(path)) - 3 == sum(min(4, half) for half in halves)
 
 
 def test_evt2_words_by_hand(tmp_path):

@@ -31,7 +31,7 @@ MOST_EVENTS_PER_WORD = 12
 SPAN = 1 << 12  # TIME_HIGH readings
 UNIT_US = 1 << 12
 
-# the state handed from block to block; -1 where a part was not yet given
+# the state handed from block to block; -1 where a part was not yet given, -2 where it was moved on nevertheless
 LOW, ROW, BASE, ON = range(2, 6)
 
 # A packed event: time in us since the block's first TIME_HIGH (bits 24-63), a bit of no interest (23), row (12-22),
@@ -230,15 +230,19 @@ def _fast(words, quads, packed, state, triggers, m):
     base = uint64(state[BASE] | (state[ON] << 11)) if 0 <= state[BASE] <= 0x7FF else uint64(_NO_BASE)
     now = (uint64(state[LOW]) << uint64(_LOW)) | (uint64(state[ROW]) << uint64(_ROW))
     n = uint64(0)
+    vectors = False  # whether the last run had some; then this one will, and is not looked at first
     for first in range(0, len(words), RUN_WORDS):
         last = min(first + RUN_WORDS, len(words))
-        whole = last - first == RUN_WORDS
-        if whole and _is_plain(quads[first // 4 : last // 4], 0x8000 | (high & 0xFFF)):
-            n, now = _pack_plain(quads[first // 4 : last // 4], packed, n, now)
-            continue
-        n, now, high, rest = _pack_to_odd(words[first:last], packed, n, now, high, high0)
-        run = words[first + rest : last]
+        if not vectors:
+            whole = last - first == RUN_WORDS
+            if whole and _is_plain(quads[first // 4 : last // 4], 0x8000 | (high & 0xFFF)):
+                n, now = _pack_plain(quads[first // 4 : last // 4], packed, n, now)
+                continue
+            n, now, high, rest = _pack_to_odd(words[first:last], packed, n, now, high, high0)
+            first += rest
+        run = words[first:last]
         n_then, now_then, base_then, steady = _pack_steady(run, packed, n, now, base, uint64(0x8000 | (high & 0xFFF)))
+        vectors = base_then != base
         if steady:
             n, now, base = n_then, now_then, base_then
             continue
@@ -283,8 +287,8 @@ def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
             if dropped:
                 kind_of_fault = BEFORE_TIME if high < 0 else BEFORE_ADDRESS if row < 0 or first < 0 else OFF_SENSOR
                 count_fault(faults, kind_of_fault, dropped, byte + 2 * i)
-            if kind != 0x2 and base >= 0:
-                base += size
+            if kind != 0x2:
+                base = base + size if base >= 0 else -2
         elif kind == 0x0:  # ADDR_Y
             row = word & 0x7FF
         elif kind == 0x6:  # TIME_LOW

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.events import MAX_SENSOR_SIDE, Events, Triggers, Window
+from spiketrack.events import MAX_SENSOR_SIDE, NO_TRIGGERS, Events, Triggers, Window
 from spiketrack.recordings.index import Checkpoint, Index
 from spiketrack.recordings.ordering import TimeOrder
 
@@ -119,7 +119,7 @@ class Block(NamedTuple):
 
     columns: Columns
     place: Any
-    triggers: Triggers = Triggers.empty()
+    triggers: Triggers = NO_TRIGGERS
     rises: bool | None = None
 
 
@@ -242,7 +242,7 @@ class FileRecording(Recording):
         self._restart(tally)
         order = TimeOrder(tally, checkpoint.order)
         earliest = -TIME_LIMIT_US if start_us is None else start_us
-        waiting = Triggers.empty()
+        waiting = NO_TRIGGERS
         noted: Checkpoint | None = None
         try:
             with self._reader(tally, checkpoint.place) as reader:
@@ -251,7 +251,10 @@ class FileRecording(Recording):
                     if len(block.columns.t):
                         noted = self._remember(noted, block.place, order, tally)
                     yield from self._runs(handed_out, waiting, earliest)
-                    waiting = Triggers.concatenate([waiting, block.triggers]) if not handed_out else block.triggers
+                    if handed_out or not len(waiting):
+                        waiting = block.triggers
+                    elif len(block.triggers):
+                        waiting = Triggers.concatenate([waiting, block.triggers])
             yield from self._runs(order.rest() or [Columns.allocate(0)], waiting, earliest)
         finally:
             self._say_what_was_invalid(tally)
@@ -268,7 +271,7 @@ class FileRecording(Recording):
                 column.flags.writeable = False
             if len(columns.t) or len(triggers):
                 yield Events.trusted(*columns, self.width, self.height), triggers
-            triggers = Triggers.empty()
+            triggers = NO_TRIGGERS
 
     def _say_what_was_invalid(self, tally: Tally) -> None:
         """A warning for each kind, once for each Recording however often it is read."""

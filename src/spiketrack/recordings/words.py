@@ -22,10 +22,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
-from spiketrack.events import Triggers
+from spiketrack.events import NO_TRIGGERS, Triggers
 from spiketrack.recordings.recording import Block, ColumnPool, Columns, FileRecording, Reader, ReadOptions, Tally
 
-PIECE_WORDS = 1 << 18
+PIECE_BYTES = 1 << 19  # with what becomes of it, they stay in the caches of a core
 BLOCK_WORDS = 2048
 FAULTS = ("before_time", "before_address", "off_sensor", "unknown_word", "bad_clock")
 BEFORE_TIME, BEFORE_ADDRESS, OFF_SENSOR, UNKNOWN_WORD, BAD_CLOCK = range(len(FAULTS))
@@ -83,7 +83,7 @@ class WordRecording(FileRecording):
     ) -> None:
         super().__init__(path, words.name, *size, options)
         self.words, self.data_start, self.offset_us = words, data_start, offset_us
-        self._piece_words = PIECE_WORDS
+        self._piece_words = PIECE_BYTES // words.word_bytes
 
     def _reader(self, tally: Tally, place: Any) -> WordReader:
         return WordReader(self, tally, place or (self.data_start, self.words.start), self._piece_words)
@@ -93,7 +93,7 @@ class WordRecording(FileRecording):
             case (int(byte), tuple(state)):
                 words, rest = divmod(byte - self.data_start, self.words.word_bytes)
                 numbers = len(state) == len(self.words.start) and all(type(n) is int for n in state)
-                return words >= 0 == rest and numbers and all(-1 <= n < 1 << 48 for n in state)
+                return words >= 0 == rest and numbers and all(-2 <= n < 1 << 48 for n in state)
         return False
 
 
@@ -195,6 +195,7 @@ class WordReader(Reader):
         known[CLOCK] = False
         turns, rest = divmod(int(truth[CLOCK] - guess[CLOCK]), self._format.span)
         unknown_was_used = piece.faults[BEFORE_TIME, 0] or piece.faults[BEFORE_ADDRESS, 0]
+        unknown_was_used |= (piece.parts[-1].state < -1).any()
         same = (guess[known] == truth[known]).all() and truth[BEFORE] < 0 and truth[CLOCK] >= 0 and guess[CLOCK] >= 0
         early = turns and min(guess[CLOCK], truth[CLOCK]) < 2 * self._format.span  # no way back before the first turn
         if not np.array_equal(guess, truth) and (rest or unknown_was_used or early or not same):
@@ -236,13 +237,13 @@ class WordReader(Reader):
         )
         columns = self._pool.take(self._most, min(self._most, int(len(words) * self._density) + self._room))
         used, n, m, rises = kernel(words, tuple(columns), room, state, faults, sensor, byte)
-        met = [_triggers(room, m)]
+        met = [_triggers(room, m)] if m else []
         while used < len(words) and (len(columns.t) < self._most or m + BLOCK_WORDS > len(room[0])):
             if len(columns.t) < self._most:
                 columns = self._widened(columns, n)
             rest = tuple(columns.cut(n, len(columns.t)))
             more, k, m, orderly = kernel(words[used:], rest, room, state, faults, sensor, byte + used * word_bytes)
-            met.append(_triggers(room, m))
+            met += [_triggers(room, m)] if m else []
             rises = rises and orderly and (not n or not k or columns.t[n] >= columns.t[n - 1])
             used, n = used + more, n + k
             if not more:
@@ -251,7 +252,7 @@ class WordReader(Reader):
         columns = columns.cut(0, n)
         if offset_us:
             columns.t[:] += offset_us
-        triggers = _later(Triggers.concatenate(met), offset_us)
+        triggers = _later(Triggers.concatenate(met), offset_us) if met else NO_TRIGGERS
         return _Part(columns, triggers, bool(rises), byte + used * word_bytes, state.copy()), used
 
     def _widened(self, columns: Columns, n: int) -> Columns:

@@ -28,6 +28,9 @@ UNSET = np.iinfo(np.int64).min
 BUFFER_BYTES = 1 << 19
 MAX_WAITING_TRIGGERS = 1 << 20
 _ROOM = (1 << 11) + 8  # words: a run of ascending x on one row, its time and its row
+_VECTOR_WORDS = (
+    4  # a base at a multiple of 32 and masks of 12, 12 and 8: so sensors write it, and some decoders want it
+)
 _MAX_PAUSE_US = 1 << 46  # 2.2 years: 34 MB of EVT3 clock; longer is a broken time, not a pause
 
 
@@ -105,21 +108,6 @@ def encode_evt21(events, triggers, out, place, state):
 
 
 @njit(cache=True, nogil=True)
-def _vectors_pay(x, i, last):
-    """Whether a base and its vector words are fewer than single words, for some of the ascending x[i:last]."""
-    end, saved = np.int64(x[i]), -1  # the base costs a word, a vector word of m events saves m - 1
-    while i < last and x[i] < end + 12:
-        end += 12
-        while i < last and x[i] < end:
-            saved += 1
-            i += 1
-        saved -= 1
-        if saved > 0:
-            return True
-    return False
-
-
-@njit(cache=True, nogil=True)
 def encode_evt3(events, triggers, out, place, state):
     """16-bit words; only what changes is written. state: unwrapped TIME_HIGH (4096 us), TIME_LOW, ADDR_Y."""
     t, x, y, p = events
@@ -153,23 +141,23 @@ def encode_evt3(events, triggers, out, place, state):
         while last < len(t) and x[last] > x[last - 1] and y[last] == row and t[last] == now and p[last] == p[i]:
             last += 1
         while i < last:
-            if last - i < 3 or not _vectors_pay(x, i, last):
+            base = np.int64(x[i]) & ~31
+            mask = np.int64(0)
+            end = i
+            while end < last and x[end] < base + 32:
+                mask |= np.int64(1) << (x[end] - base)
+                end += 1
+            if end - i > _VECTOR_WORDS:
+                out[n] = 0x3000 | on | base
+                out[n + 1] = 0x4000 | mask & 0xFFF
+                out[n + 2] = 0x4000 | (mask >> 12) & 0xFFF
+                out[n + 3] = 0x5000 | (mask >> 24) & 0xFF
+                n += _VECTOR_WORDS
+                i = end
+            else:
                 out[n] = 0x2000 | on | x[i]
                 n += 1
                 i += 1
-                continue
-            base = np.int64(x[i])
-            out[n] = 0x3000 | on | base
-            n += 1
-            while i < last and x[i] < base + 12:
-                mask = 0
-                while i < last and x[i] < base + 12:
-                    mask |= 1 << (x[i] - base)
-                    i += 1
-                base += 12
-                more = i < last and x[i] < base + 12
-                out[n] = (0x4000 if more or mask > 0xFF else 0x5000) | mask
-                n += 1
     state[0], state[1], state[2] = high, low, row
     return i, k, n
 
