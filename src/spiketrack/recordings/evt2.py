@@ -96,7 +96,7 @@ def _check(t, x, y, sensor):
 def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
     """One block, word by word; returns the number of events, of triggers, and if time never falls."""
     t, x, y, p = columns
-    trigger_t, trigger_channel, trigger_value = triggers
+    trigger_t, trigger_channel, trigger_value, _ = triggers
     width, height = sensor
     high, before = state[CLOCK], state[BEFORE]
     rises, latest = True, int64(-1)
@@ -173,7 +173,7 @@ def _ordered(word, halves_swapped):
 def _decode_evt21(words, columns, triggers, state, faults, sensor, byte, halves_swapped):
     """See WordFormat; halves_swapped: the 32-bit half with the type comes first in the file."""
     t, x, y, p = columns
-    trigger_t, trigger_channel, trigger_value = triggers
+    trigger_t, trigger_channel, trigger_value, _ = triggers
     width, height = sensor
     high, before = state[CLOCK], state[BEFORE]
     n = m = used = 0

@@ -177,7 +177,7 @@ def _pack_any(words, packed, n, state, registers, triggers, m):
     11 (_NO_BASE before the first).
     """
     high, high0, base = registers
-    trigger_t, trigger_channel, trigger_value = triggers
+    trigger_t, trigger_channel, trigger_value, _ = triggers
     well = True
     for i in range(len(words)):
         w = uint64(words[i])
@@ -260,7 +260,7 @@ def _fast(words, quads, packed, state, triggers, m):
 def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
     """One block, word by word, every fault counted; returns the number of events, of triggers, if time never falls."""
     t, x, y, p = columns
-    trigger_t, trigger_channel, trigger_value = triggers
+    trigger_t, trigger_channel, trigger_value, _ = triggers
     width, height = sensor
     high, before, low, row, base, on = state[CLOCK], state[BEFORE], state[LOW], state[ROW], state[BASE], state[ON]
     rises = True
@@ -318,7 +318,7 @@ def _careful(words, columns, n, triggers, m, state, faults, sensor, byte):
 def decode_evt3(words, columns, triggers, state, faults, sensor, byte):
     """See WordFormat."""
     t, x, y, p = columns
-    packed = np.empty(BLOCK_WORDS * MOST_EVENTS_PER_WORD + 16, np.uint64)
+    packed = triggers[3]
     quads = words[: len(words) // 4 * 4].view(np.uint64)
     n = m = used = 0
     rises = True

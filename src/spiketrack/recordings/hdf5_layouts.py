@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
@@ -211,7 +210,8 @@ def _are_integers(records: h5py.Dataset, names: tuple[str, ...]) -> bool:
 def _scalar(file: h5py.File, name: str, path: Path) -> int:
     """One integer, also where stored as an array of one."""
     dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset) or dataset.size != 1 or dataset.dtype.kind not in "iu":
+    one = isinstance(dataset, h5py.Dataset) and dataset.shape in ((), (1,)) and dataset.dtype.kind in "iu"
+    if not one:
         raise RecordingError(f"{path}: {name} must be one integer")
     check_readable(dataset, path)
-    return int(np.asarray(dataset[()]).reshape(()))
+    return int(Stored(dataset, path).row(0) if dataset.shape else dataset[()])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from spiketrack.errors import RecordingError
 from spiketrack.recordings.ecf import decode_ecf, ecf_count
+from spiketrack.recordings.hdf5_chunks import Chunks
 from spiketrack.recordings.recording import Columns
 
 _ECF_BYTES_PER_EVENT = 32  # more than the longest coding of one
@@ -53,6 +54,7 @@ class Stored:
         self.dataset, self.path, self.rows = dataset, path, len(dataset)
         self.name = str(dataset.name).lstrip("/")
         self.chunk = dataset.chunks[0] if dataset.chunks else None
+        self._chunks = Chunks(dataset) if dataset.chunks else None
         self._written = self._written_chunks()
 
     def _written_chunks(self) -> NDArray[np.int64] | None:
@@ -84,28 +86,67 @@ class Stored:
             first = end
 
     def read(self, first: int, last: int, lost: list[Lost]) -> NDArray:
-        """Rows first .. last - 1, where need be chunk by chunk to tell the broken ones from the others."""
+        """Rows first .. last - 1; those that cannot be had are 0, and added to lost."""
         if self._written is not None:
             lost += self._missing(first, last)
-        try:
-            return self.dataset[first:last]
-        except (OSError, RuntimeError) as error:
-            if self.chunk is None:
+        if self._chunks is None:
+            try:
+                return self.dataset[first:last]
+            except (OSError, RuntimeError) as error:
                 raise RecordingError(
                     f"{self.path}: reading failed in {self.name}, rows {first} .. {last - 1}: {error}"
                 ) from error
         values = np.zeros(last - first, self.dataset.dtype)
+        checked: list[tuple[int, int]] = []
         for start, end in self.pieces(first, last):
+            if self.next_written(start) > start:
+                continue
             try:
-                values[start - first : end - first] = self.dataset[start:end]
-            except (OSError, RuntimeError) as error:
+                if self._chunks.ours:
+                    self._chunks.read_into(values[start - first : end - first], start)
+                else:
+                    self._chunks.check(start)
+                    checked.append((start, end))
+            except (OSError, RuntimeError, ValueError) as error:
                 lost.append(Lost(start, end, "broken_chunk", f"{self.name}: {error}"))
+        self._read_checked(_joined(checked), values, first, lost)
         return values
+
+    def _read_checked(self, runs: list[tuple[int, int]], values: NDArray, first: int, lost: list[Lost]) -> None:
+        """Rows that the library may read: all at once, where that fails chunk by chunk."""
+        for start, end in runs:
+            try:
+                self.dataset.read_direct(values, np.s_[start:end], np.s_[start - first : end - first])
+            except (OSError, RuntimeError) as error:
+                pieces = list(self.pieces(start, end))
+                if len(pieces) > 1:
+                    self._read_checked(pieces, values, first, lost)
+                else:
+                    lost.append(Lost(start, end, "broken_chunk", f"{self.name}: {error}"))
+
+    def row(self, row: int) -> NDArray:
+        """One row. Raises RecordingError where it cannot be had."""
+        lost: list[Lost] = []
+        value = self.read(row, row + 1, lost)[0]
+        if lost:
+            raise RecordingError(f"{self.path}: row {row} of {self.name} cannot be read: {lost[0].why}")
+        return value
 
     def _missing(self, first: int, last: int) -> Iterator[Lost]:
         for start, end in self.pieces(first, last):
             if self.next_written(start) > start:
                 yield Lost(start, end, "missing_chunk", f"{self.name}: these rows were never written")
+
+
+def _joined(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Stretches, of which each that begins where the one before ends is joined to it."""
+    runs: list[tuple[int, int]] = []
+    for start, end in pieces:
+        if runs and runs[-1][1] == start:
+            runs[-1] = runs[-1][0], end
+        else:
+            runs.append((start, end))
+    return runs
 
 
 class Rows(ABC):
@@ -131,7 +172,7 @@ class Rows(ABC):
 
 
 class ColumnRows(Rows):
-    """Four datasets, one a column, read by HDF5 itself."""
+    """Four datasets, one a column."""
 
     def __init__(self, columns: dict[str, Stored]) -> None:
         self._columns = [columns[name] for name in "txyp"]
@@ -150,11 +191,11 @@ class ColumnRows(Rows):
         return Stretch(t, x, y, p, lost)
 
     def time(self, row: int) -> int:
-        return int(_one(self._columns[0], row))
+        return int(self._columns[0].row(row))
 
 
 class RecordRows(Rows):
-    """One dataset of records with x, y, p and t, read by HDF5 itself."""
+    """One dataset of records with x, y, p and t."""
 
     def __init__(self, events: Stored) -> None:
         self._events, self.rows, self.stored = events, events.rows, events.chunk or 1
@@ -169,7 +210,7 @@ class RecordRows(Rows):
         return Stretch(t, x, y, p, lost)
 
     def time(self, row: int) -> int:
-        return int(_one(self._events, row)["t"])
+        return int(self._events.row(row)["t"])
 
 
 class EcfRows(Rows):
@@ -251,9 +292,3 @@ class EcfRows(Rows):
             to[:] = records[name]
         return "falls", ""
 
-
-def _one(stored: Stored, row: int) -> NDArray:
-    try:
-        return stored.dataset[row]
-    except (OSError, RuntimeError) as error:
-        raise RecordingError(f"{stored.path}: row {row} of {stored.name} cannot be read: {error}") from error

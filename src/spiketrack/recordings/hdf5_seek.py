@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -20,11 +20,10 @@ import h5py
 from spiketrack.errors import RecordingError
 from spiketrack.recordings.hdf5_checks import attribute, check_readable
 from spiketrack.recordings.hdf5_layouts import MS_INDEX, PROPHESEE_PERIOD_US, EventFile
-from spiketrack.recordings.hdf5_rows import Rows
+from spiketrack.recordings.hdf5_rows import Rows, Stored
 from spiketrack.recordings.ordering import REORDER_US
 
 _log = logging.getLogger(__name__)
-_WHOLE_INDEX = 1 << 17  # an index of at most so many entries is read at once
 
 
 def first_row(file: EventFile, start_us: int) -> int | None:
@@ -45,11 +44,9 @@ def first_row(file: EventFile, start_us: int) -> int | None:
     start = start_us - REORDER_US - file.t_offset_us
     try:
         check_readable(index, file.path)
-        row = (
-            _by_ms_to_idx(file.rows, index, start)
-            if index.dtype.kind in "iu"
-            else _by_indexes(file.rows, index, start, file.path)
-        )
+        entries = Stored(index, file.path)
+        by = _by_ms_to_idx if index.dtype.kind in "iu" else _by_indexes
+        row = by(file.rows, entries, start)
     except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         _log.warning("%s: the index %s cannot be used: %s", file.path, index.name, error)
         return None
@@ -58,14 +55,14 @@ def first_row(file: EventFile, start_us: int) -> int | None:
     return row
 
 
-class _Times(Sequence[int]):
-    """The times of a file, one at a time, for bisect."""
+class _Numbers(Sequence[int]):
+    """Numbers of a file by row, one at a time, for bisect. get: the number of a row."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, get: Callable[[int], int], rows: int) -> None:
+        self._get, self._rows = get, rows
 
     def __len__(self) -> int:
-        return self._rows.rows
+        return self._rows
 
     @overload
     def __getitem__(self, row: int) -> int: ...
@@ -74,11 +71,11 @@ class _Times(Sequence[int]):
     def __getitem__(self, row: int | slice) -> int | Sequence[int]:
         if isinstance(row, slice):
             raise TypeError("one row at a time")
-        return self._rows.time(row)
+        return self._get(row)
 
 
 def _in_sorted(file: EventFile, start: int) -> int:
-    times = _Times(file.rows)
+    times = _Numbers(file.rows.time, file.rows.rows)
     first, last = _ms_bounds(file, start) or (0, len(times))
     return bisect_left(times, start, first, last)
 
@@ -88,17 +85,18 @@ def _ms_bounds(file: EventFile, start: int) -> tuple[int, int] | None:
     if file.ms_index is None:
         return None
     ms, row = file.ms_index
-    times = _Times(file.rows)
+    times = _Numbers(file.rows.time, file.rows.rows)
     try:
         check_readable(ms, file.path)
         check_readable(row, file.path)
         if ms.ndim != 1 or ms.dtype.kind not in "iu" or ms.shape != row.shape or row.dtype.kind not in "iu":
             raise ValueError(f"its columns are {ms.dtype} of shape {ms.shape} and {row.dtype} of shape {row.shape}")
         sought = start // 1000
-        i = bisect_left(ms[:] if len(ms) <= _WHOLE_INDEX else ms, sought)
-        first = int(row[i]) if i < len(ms) else len(times)
-        inside = i < len(ms) and int(ms[i]) == sought
-        last = first if not inside else int(row[i + 1]) if i + 1 < len(ms) else len(times)
+        keys, rows = (_Numbers(_stored_number(dataset, file.path), len(dataset)) for dataset in (ms, row))
+        i = bisect_left(keys, sought)
+        first = rows[i] if i < len(keys) else len(times)
+        inside = i < len(keys) and keys[i] == sought
+        last = first if not inside else rows[i + 1] if i + 1 < len(keys) else len(times)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         _log.warning("%s: the index %s cannot be used: %s", file.path, MS_INDEX, error)
         return None
@@ -112,12 +110,17 @@ def _ms_bounds(file: EventFile, start: int) -> tuple[int, int] | None:
     return None
 
 
-def _by_ms_to_idx(rows: Rows, index: h5py.Dataset, start: int) -> int | None:
+def _stored_number(dataset: h5py.Dataset, path: Path) -> Callable[[int], int]:
+    stored = Stored(dataset, path)
+    return lambda row: int(stored.row(row))
+
+
+def _by_ms_to_idx(rows: Rows, index: Stored, start: int) -> int | None:
     """DSEC: t[ms_to_idx[ms]] >= 1000 ms > t[ms_to_idx[ms] - 1]. start: us, without the offset."""
     if start < 0:
         return 0
-    ms = min(start // 1000, len(index) - 1)
-    row = int(index[ms])
+    ms = min(start // 1000, index.rows - 1)
+    row = int(index.row(ms))
     if not 0 <= row <= rows.rows:
         return None
     before = row == 0 or rows.time(row - 1) < ms * 1000
@@ -125,12 +128,13 @@ def _by_ms_to_idx(rows: Rows, index: h5py.Dataset, start: int) -> int | None:
     return row if before and after else None
 
 
-def _by_indexes(rows: Rows, index: h5py.Dataset, start: int, path: Path) -> int | None:
+def _by_indexes(rows: Rows, index: Stored, start: int) -> int | None:
     """Prophesee: entry k holds a row, and its time plus `offset`, not after the first event at 2000 k us or later."""
-    offset = int(attribute(index, "offset", path) or 0)
+    offset = int(attribute(index.dataset, "offset", index.path) or 0)
     if start + offset < 0:
         return 0
-    row, time = (int(value) for value in index[min((start + offset) // PROPHESEE_PERIOD_US, len(index) - 1)].tolist())
+    entry = index.row(min((start + offset) // PROPHESEE_PERIOD_US, index.rows - 1))
+    row, time = (int(value) for value in entry.tolist())
     if time < 0 and row == 0:  # the first entries stand for the start of the file
         return 0
     known = 0 <= row < rows.rows and time <= start + offset and rows.time(row) + offset == time

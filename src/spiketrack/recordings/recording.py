@@ -93,7 +93,7 @@ class ColumnPool:
     Safe between threads. A consumer that keeps its events keeps their memory, and gets other memory next time.
     """
 
-    _MOST = 16
+    _MOST = 32
 
     def __init__(self) -> None:
         self._pool: list[Columns] = []

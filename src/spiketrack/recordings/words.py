@@ -27,10 +27,12 @@ from spiketrack.recordings.recording import Block, ColumnPool, Columns, FileReco
 
 PIECE_BYTES = 1 << 19  # with what becomes of it, they stay in the caches of a core
 BLOCK_WORDS = 2048
+SCRATCH = 12 * BLOCK_WORDS + 16
 FAULTS = ("before_time", "before_address", "off_sensor", "unknown_word", "bad_clock")
 BEFORE_TIME, BEFORE_ADDRESS, OFF_SENSOR, UNKNOWN_WORD, BAD_CLOCK = range(len(FAULTS))
 CLOCK, BEFORE = 0, 1  # places in the state of every kind of words
-_LOOK_BACK_WORDS = 1 << 14
+_LOOK_BACK_WORDS = (1 << 12, 1 << 15, 1 << 18)  # the clock is told often, or only where it changes
+_GROUP = 4  # pieces that a thread decodes at a time: handing work over takes as long as decoding a piece of it
 
 
 @njit(cache=True, nogil=True)
@@ -47,7 +49,8 @@ class WordFormat:
 
     kernel(words, columns, triggers, state, faults, sensor, byte) -> (words used, events, triggers, time never falls):
     decodes blocks of BLOCK_WORDS until the words are used up or what is to be written might not have room. words:
-    (W,) of dtype; columns: (t, x, y, p); triggers: (t, channel, value); state: int64, updated, first the unwrapped
+    (W,) of dtype; columns: (t, x, y, p); triggers: (t, channel, value,
+    SCRATCH numbers to take down what the kernel likes); state: int64, updated, first the unwrapped
     clock (-1 before the first reading) and the clock before a suspect reading (else -1); faults: (len(FAULTS), 2)
     int64 counts and first byte, updated; sensor: (width, height); byte: the place of words[0] in the file.
     rewind(words) -> state after these words, its clock not unwrapped, or -1 where they do not tell.
@@ -95,6 +98,15 @@ class WordRecording(FileRecording):
                 numbers = len(state) == len(self.words.start) and all(type(n) is int for n in state)
                 return words >= 0 == rest and numbers and all(-2 <= n < 1 << 48 for n in state)
         return False
+
+
+class _Buffers:
+    """What a thread uses again for each piece: its words, and room for triggers and for what the kernel takes down."""
+
+    def __init__(self, piece_bytes: int) -> None:
+        self.piece = np.empty(piece_bytes, np.uint8)
+        n = 4 * BLOCK_WORDS
+        self.room = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8), np.empty(SCRATCH, np.uint64)
 
 
 @dataclass
@@ -153,21 +165,19 @@ class WordReader(Reader):
     def _in_turn(self) -> Iterator[_Decoded]:
         state = self._state
         for byte in range(self._byte, self._end, self._piece_bytes):
-            piece = self._decode(self._read(byte), byte, state)
+            piece = self._decode(byte, 1, state)
             state = piece.parts[-1].state
             yield piece
 
     def _in_parallel(self, threads: int) -> Iterator[_Decoded]:
         truth = self._state
         waiting: deque[tuple[int, Future[_Decoded]]] = deque()
-        starts = iter(range(self._byte, self._end, self._piece_bytes))
+        starts = range(self._byte, self._end, _GROUP * self._piece_bytes)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         try:
-            clock = int(truth[CLOCK])
             for byte in starts:
-                guess = truth.copy() if byte == self._byte else self._guess(byte, clock)
-                clock = int(guess[CLOCK])
-                waiting.append((byte, pool.submit(self._read_and_decode, byte, guess)))
+                start = truth.copy() if byte == self._byte else None
+                waiting.append((byte, pool.submit(self._decode_guessing, byte, start, int(truth[CLOCK]))))
                 if len(waiting) > threads:
                     piece = self._verified(*waiting.popleft(), truth)
                     truth = piece.parts[-1].state
@@ -179,11 +189,18 @@ class WordReader(Reader):
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _decode_guessing(self, byte: int, start: NDArray[np.int64] | None, clock: int) -> _Decoded:
+        """Decode a group from a start that is not known yet, where None. clock: one a while before, -1 if unknown."""
+        return self._decode(byte, _GROUP, self._guess(byte, clock) if start is None else start)
+
     def _guess(self, byte: int, clock: int) -> NDArray[np.int64]:
-        """The state before a piece, as the words before it tell. clock: that of the piece before, -1 if unknown."""
+        """The state before a piece, as the words before it tell."""
         word = self._format.word_bytes
-        first = max(self._byte, byte - _LOOK_BACK_WORDS * word)
-        state = self._format.rewind(self._read_into(np.empty(byte - first, np.uint8), first))
+        for look_back in _LOOK_BACK_WORDS:
+            first = max(self._byte, byte - look_back * word)
+            state = self._format.rewind(self._read_into(np.empty(byte - first, np.uint8), first))
+            if state[CLOCK] >= 0 or first == self._byte:
+                break
         if clock >= 0 and state[CLOCK] >= 0:
             state[CLOCK] = clock + (state[CLOCK] - clock) % self._format.span
         return state
@@ -199,7 +216,7 @@ class WordReader(Reader):
         same = (guess[known] == truth[known]).all() and truth[BEFORE] < 0 and truth[CLOCK] >= 0 and guess[CLOCK] >= 0
         early = turns and min(guess[CLOCK], truth[CLOCK]) < 2 * self._format.span  # no way back before the first turn
         if not np.array_equal(guess, truth) and (rest or unknown_was_used or early or not same):
-            return self._decode(self._read(byte), byte, truth)
+            return self._decode(byte, _GROUP, truth)
         for part in piece.parts:
             if turns:
                 part.columns.t[:] += turns * self._format.span * self._format.unit_us
@@ -212,16 +229,15 @@ class WordReader(Reader):
             part.state[untouched] = truth[untouched]
         return piece
 
-    def _read_and_decode(self, byte: int, state: NDArray[np.int64]) -> _Decoded:
-        return self._decode(self._read(byte), byte, state)
-
-    def _decode(self, words: NDArray, byte: int, start: NDArray[np.int64]) -> _Decoded:
-        """All events of a piece, in parts that end where `self._most` events are reached."""
+    def _decode(self, byte: int, pieces: int, start: NDArray[np.int64]) -> _Decoded:
+        """All events of some pieces, in parts that end with a piece or where self._most events are reached."""
         state, faults, parts = start.copy(), np.zeros((len(FAULTS), 2), np.int64), []
-        while len(words) or not parts:
-            part, used = self._decode_part(words, byte, state, faults)
-            words, byte = words[used:], part.byte
-            parts.append(part)
+        for first in range(byte, min(self._end, byte + pieces * self._piece_bytes), self._piece_bytes):
+            words = self._read(first)
+            while len(words):
+                part, used = self._decode_part(words, first, state, faults)
+                words, first = words[used:], part.byte
+                parts.append(part)
         return _Decoded(start, parts, faults)
 
     def _decode_part(
@@ -230,11 +246,7 @@ class WordReader(Reader):
         """As many words as give self._most events; memory is taken for about as many as the last part had."""
         kernel, sensor = self._format.kernel, (self._recording.width, self._recording.height)
         offset_us, word_bytes = self._recording.offset_us, self._format.word_bytes
-        room = (
-            np.empty(4 * BLOCK_WORDS, np.int64),
-            np.empty(4 * BLOCK_WORDS, np.uint8),
-            np.empty(4 * BLOCK_WORDS, np.uint8),
-        )
+        room = self._own().room
         columns = self._pool.take(self._most, min(self._most, int(len(words) * self._density) + self._room))
         used, n, m, rises = kernel(words, tuple(columns), room, state, faults, sensor, byte)
         met = [_triggers(room, m)] if m else []
@@ -255,6 +267,12 @@ class WordReader(Reader):
         triggers = _later(Triggers.concatenate(met), offset_us) if met else NO_TRIGGERS
         return _Part(columns, triggers, bool(rises), byte + used * word_bytes, state.copy()), used
 
+    def _own(self) -> _Buffers:
+        """The buffers of this thread."""
+        if not hasattr(self._buffers, "own"):
+            self._buffers.own = _Buffers(self._piece_bytes)
+        return self._buffers.own
+
     def _widened(self, columns: Columns, n: int) -> Columns:
         """Room for as many events as a part may have, with the first n of columns."""
         wider = self._pool.take(self._most, self._most)
@@ -264,9 +282,7 @@ class WordReader(Reader):
 
     def _read(self, byte: int) -> NDArray:
         """The words of a piece; valid until this thread reads again."""
-        if not hasattr(self._buffers, "piece"):
-            self._buffers.piece = np.empty(self._piece_bytes, np.uint8)
-        return self._read_into(self._buffers.piece[: min(self._piece_bytes, self._end - byte)], byte)
+        return self._read_into(self._own().piece[: min(self._piece_bytes, self._end - byte)], byte)
 
     def _read_into(self, buffer: NDArray[np.uint8], byte: int) -> NDArray:
         got = 0
@@ -287,6 +303,6 @@ def _later(triggers: Triggers, by_us: int) -> Triggers:
     return Triggers(triggers.t + by_us, triggers.channel, triggers.value) if by_us and len(triggers) else triggers
 
 
-def _triggers(columns: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], m: int) -> Triggers:
-    t, channel, value = columns
+def _triggers(room: tuple[NDArray, ...], m: int) -> Triggers:
+    t, channel, value, _ = room
     return Triggers(t[:m].copy(), channel[:m].copy(), value[:m].copy())
