@@ -11,13 +11,18 @@ help:  ## Say what each target does.
 
 install: $(VENV)/installed  ## Create the virtual environment and install everything.
 
-# trackeval is only an oracle of the tests and needs none of its own requirements there.
+# Oracles of the tests: other packages that must agree with ours; none of their own requirements is needed there.
+ORACLES := trackeval==1.3.0 evt3==0.4.1 faery==0.7.1 eventcv==1.0.8
+# What the benchmarks measure beside ours, in an environment of its own: some of these pull in half of PyPI.
+PEERS := evt3==0.4.1 faery==0.7.1 eventcv==1.0.8 evutils==0.3.18 expelliarmus==1.1.12 evlib==0.13.2 tonic==1.7.0
+BENCH := .venv-bench
+
 $(VENV)/installed: pyproject.toml Makefile
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'spiketrack needs CPython 3.11 to 3.13'"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[video,aedat,dev]"
-	$(BIN)/python -m pip install --quiet --no-deps "trackeval==1.3.0"
+	$(BIN)/python -m pip install --quiet -e ".[video,aedat,blosc,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	touch $@
 
 demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and track unseen sequences.
@@ -40,9 +45,19 @@ check: install  ## Lint, formatting, types, import contract.
 	$(BIN)/ty check --python $(VENV) src
 	$(BIN)/lint-imports
 
-bench: install  ## Run the benchmarks; each prints what it measured.
-	$(BIN)/python benchmarks/stream_memory.py
-	$(BIN)/python benchmarks/train_step.py
+$(BENCH)/installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet "$(TORCH)"
+	$(BENCH)/bin/python -m pip install --quiet -e . $(PEERS) "$(TORCH)"
+	touch $@
+
+bench: $(BENCH)/installed  ## Run the benchmarks beside other packages; each prints what it measured.
+	$(BENCH)/bin/python benchmarks/decoding.py
+	$(BENCH)/bin/python benchmarks/ecf.py
+	$(BENCH)/bin/python benchmarks/representations.py
+	$(BENCH)/bin/python benchmarks/end_to_end.py
+	$(BENCH)/bin/python benchmarks/filters.py --peers $(BENCH)/bin/python
+	$(BENCH)/bin/python benchmarks/train_step.py
 
 clean:  ## Remove the environment and what the demo wrote.
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(BENCH) $(DEMO)

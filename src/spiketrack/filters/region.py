@@ -63,7 +63,9 @@ def rasterize(shape: Shape, width: int, height: int) -> NDArray[np.bool_]:
         corners = np.array(shape).reshape(-1, 2)
     flips = np.zeros((height, width + 1), np.int64)
     middle = np.arange(height) + 0.5
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+    for first, second in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        # always from the upper end, so that rounding does not depend on the direction of drawing
+        (x0, y0), (x1, y1) = sorted((first, second), key=lambda corner: corner[1])
         rows = np.flatnonzero((y0 <= middle) != (y1 <= middle))
         crossing = x0 + (middle[rows] - y0) * (x1 - x0) / (y1 - y0) if len(rows) else np.empty(0)
         # the centres of the pixels before this one are left of the edge

@@ -7,6 +7,7 @@ those of hdf5plugin the chunk's own header is compared with what is due before t
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import h5py
@@ -21,9 +22,10 @@ _Bytes = NDArray[np.uint8]
 
 
 class Chunks:
-    """The chunks of a dataset of one dimension that is stored in chunks. Not for several threads at a time.
+    """The chunks of a dataset of one dimension that is stored in chunks.
 
     ours: whether `read_into` undoes the filters; where not, the library may, once `check` has looked at a chunk.
+    All methods raise OSError, RuntimeError or ValueError where a chunk cannot be had. `stored` is for several threads.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -33,28 +35,40 @@ class Chunks:
         self._bytes = self._rows * dataset.dtype.itemsize
         self._filters = [(code, values) for code, _, values, _ in filters]
         self.ours = all(code in _OURS for code, _ in self._filters) and _is_plain(dataset.id.get_type())
+        self._descriptor = dataset.file.id.get_vfd_handle()
         self._buffer: _Bytes | None = None
         self._latest: tuple[int, NDArray] | None = None
 
-    def read_into(self, rows: NDArray, first: int) -> None:
-        """Fill rows, of the dataset's type, from row `first` on; they lie in one chunk.
+    def stored(self, row: int, buffer: _Bytes) -> tuple[_Bytes, int]:
+        """The bytes of the chunk that holds a row, in buffer, and which filters it is without.
 
-        Raises OSError, RuntimeError or ValueError where that fails, and leaves rows with any content.
+        The library's own way, `read_direct_chunk`, writes as many bytes as the file says, whatever it was given.
         """
+        place = self._dataset.id.get_chunk_info_by_coord((row // self._rows * self._rows,))
+        if place.byte_offset is None or place.byte_offset >= 1 << 62:
+            raise ValueError("it lies nowhere in the file")
+        if place.size > len(buffer):
+            raise ValueError(f"its {place.size:,} bytes are more than any coding of its rows takes")
+        content = buffer[: place.size]
+        if os.preadv(self._descriptor, [content.data], place.byte_offset) < place.size:
+            raise ValueError(f"its {place.size:,} bytes at byte {place.byte_offset} reach beyond the file")
+        return content, place.filter_mask
+
+    def read_into(self, rows: NDArray, first: int) -> None:
+        """Fill rows, of the dataset's type, from row `first` on; they lie in one chunk, and hold anything on failure."""
         start = first // self._rows * self._rows
         if not self._filters and len(rows) == self._rows:
-            _, content = self._dataset.id.read_direct_chunk((start,), out=rows.view(np.uint8))
-            self._check_size(len(content))
+            self._check_size(len(self.stored(start, rows.view(np.uint8))[0]))
             return
         if self._latest is None or self._latest[0] != start:
-            unpacked = self._unpacked(*self._stored(start))
+            unpacked = self._unpacked(*self.stored(start, self._room()))
             self._check_size(len(unpacked))
             self._latest = start, unpacked.view(self._dataset.dtype)
         rows[:] = self._latest[1][first - start : first - start + len(rows)]
 
     def check(self, row: int) -> None:
-        """Raises as `read_into` where the chunk of a row says that it becomes less or more than is due."""
-        content, mask = self._stored(row // self._rows * self._rows)
+        """Raises where the chunk of a row says that it becomes less or more than is due."""
+        content, mask = self.stored(row, self._room())
         codes = [code for code, _ in self._filters if code != SHUFFLE]
         if not codes or mask:
             self._check_size(len(content))
@@ -63,12 +77,11 @@ class Chunks:
             raise ValueError(f"{self._dataset.dtype} behind the HDF5 filters {codes} cannot be read safely")
         self._check_size(_claimed(codes[0], content[:64].tobytes(), len(content)))
 
-    def _stored(self, start: int) -> tuple[_Bytes, int]:
-        """The bytes of a chunk, which are there until the next one is read, and which filters it is without."""
+    def _room(self) -> _Bytes:
+        """For any chunk, one after the other."""
         if self._buffer is None:
             self._buffer = np.empty(self._bytes + self._bytes // 8 + 4096, np.uint8)
-        mask, content = self._dataset.id.read_direct_chunk((start,), out=self._buffer)
-        return np.frombuffer(content, np.uint8), mask
+        return self._buffer
 
     def _check_size(self, size: int) -> None:
         if size != self._bytes:

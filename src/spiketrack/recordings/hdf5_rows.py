@@ -132,6 +132,12 @@ class Stored:
             raise RecordingError(f"{self.path}: row {row} of {self.name} cannot be read: {lost[0].why}")
         return value
 
+    def stored_chunk(self, row: int, buffer: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+        """See `Chunks.stored`."""
+        if self._chunks is None:
+            raise ValueError("the dataset is not stored in chunks")
+        return self._chunks.stored(row, buffer)
+
     def _missing(self, first: int, last: int) -> Iterator[Lost]:
         for start, end in self.pieces(first, last):
             if self.next_written(start) > start:
@@ -251,12 +257,11 @@ class EcfRows(Rows):
         """The filter mask and the bytes of the chunk that holds a row, or why they cannot be read; "" if unwritten."""
         if self.next_written(row) > row:
             return ""
-        place = (row // self.stored * self.stored,)
         try:
-            mask, coded = self._events.dataset.id.read_direct_chunk(place, out=buffer)
-        except (OSError, RuntimeError, ValueError) as error:  # ValueError: longer than any coding of so many events
+            coded, mask = self._events.stored_chunk(row, buffer)
+        except (OSError, RuntimeError, ValueError) as error:
             return str(error)
-        return mask, np.frombuffer(coded, np.uint8)
+        return mask, coded
 
     def _decode(self, chunk: tuple[int, NDArray[np.uint8]] | str, skip: int, target: Columns) -> tuple[str, str]:
         """Fill target from the chunk's event `skip` on. Returns "rises" or "falls", or what is wrong and why."""
