@@ -1,4 +1,4 @@
-"""The HDF5 files of the fuzz run's corpus: eTraM, RVT, DSEC, Prophesee and ECF, old and new structures, every filter."""
+"""The HDF5 files of the fuzz run's corpus: every layout and filter, in the structures of old and new libraries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from spiketrack.events import Events
 from spiketrack.recordings import hdf5_storing
 
 _CHUNK = 64  # rows
+_FIRST_PLUGIN = 32_001  # the number of Blosc; ECF's is larger
 _FILTERS = {"x": {"fletcher32": True}, "y": {"compression": "lzf"}, "p": {}, "t": {"shuffle": True, "compression": 1}}
 
 
@@ -27,6 +28,7 @@ def hdf5_seeds(folder: Path) -> list[Seed]:
         seeds.append(_aimed("hdf5", _unpacked(path), path.with_suffix(".hdf5")))
         if importlib.util.find_spec("hdf5plugin"):
             seeds.append(_aimed("hdf5", written(path, e, compression="blosc"), path))
+            seeds += [_plugged(path, name, e) for name in ("Blosc2", "LZ4")]
         for number in (11, 12, 13):
             events = make_events(200, number)
             seeds.append(_aimed("hdf5-ecf", written(path, events, make_triggers(e), compression="ecf"), path))
@@ -66,6 +68,16 @@ def _write_filtered(file: h5py.File, e: Events) -> None:
     file["events/width"], file["events/height"] = WIDTH, HEIGHT
 
 
+def _plugged(path: Path, plugin: str, e: Events) -> Seed:
+    import hdf5plugin
+
+    with h5py.File(path, "w") as file:
+        for name in "xypt":
+            file.create_dataset(f"events/{name}", data=getattr(e, name), chunks=(_CHUNK,), **getattr(hdf5plugin, plugin)())
+        file["events/width"], file["events/height"] = WIDTH, HEIGHT
+    return _aimed("hdf5", path.read_bytes(), path)
+
+
 def _write_dsec(file: h5py.File, e: Events) -> None:
     for name, dtype in zip("txyp", ("u4", "u2", "u2", "u1"), strict=True):
         column = getattr(e, name).astype(dtype)
@@ -98,7 +110,7 @@ _LAYOUTS = (
 
 
 def _aimed(kind: str, content: bytes, path: Path) -> Seed:
-    """Aim at what is not stored events, and at the chunks of ECF, which we decode ourselves."""
+    """Aim at what is not stored events, and at chunks whose coding has a structure of its own."""
     stored: list[tuple[int, int]] = []
     coded: list[tuple[int, int]] = []
 
@@ -107,8 +119,9 @@ def _aimed(kind: str, content: bytes, path: Path) -> Seed:
             infos = (found.id.get_chunk_info(i) for i in range(found.id.get_num_chunks()))
             places = [(info.byte_offset, info.byte_offset + info.size) for info in infos]
             stored.extend(places)
-            if kind == "hdf5-ecf" and name == "CD/events":
-                coded.extend(2 * places)
+            settings = found.id.get_create_plist()
+            if any(settings.get_filter(i)[0] >= _FIRST_PLUGIN for i in range(settings.get_nfilters())):
+                coded.extend(places)
 
     with h5py.File(path) as file:
         file.visititems(add)

@@ -17,7 +17,7 @@ from fuzz_corpus import make_corpus
 from fuzz_inputs import Input, Inputs, Way
 from fuzz_reading import read_input
 from fuzz_seeds import Seed
-from fuzz_worker import Found, KindFigures, Limits, Report, Slot, place_input, placed_input, prepare_reading, work
+from fuzz_worker import Found, KindFigures, Limits, Report, Slot, place_input, placed_input, prepare_reading, read_alone, work
 
 _FORK = multiprocessing.get_context("fork")
 _MOST_SAVED = 3  # inputs that are probably the same mistake
@@ -29,6 +29,7 @@ class Figures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.seconds = 0.0
+        self.pauses = 0  # inputs that took too long once, and not when read again alone
         self.kinds: dict[str, KindFigures] = {}
         self.formats: Counter[str] = Counter()
         self.shapes: set[tuple[Any, ...]] = set()
@@ -82,6 +83,7 @@ class Figures:
             "seconds": round(self.seconds, 1),
             "inputs_per_s": round(self.inputs / max(self.seconds, 1e-9), 1),
             "shapes": len(self.shapes),
+            "pauses": self.pauses,
             "resident_mb": {"first": self._resident(slice(0, 9)), "last": self._resident(slice(-9, None))},
             "kinds": kinds,
             "formats": dict(sorted(self.formats.items())),
@@ -132,14 +134,30 @@ class _Process:
         if number < 0:
             raise RuntimeError(f"a process of the fuzz run ended with {code} between two inputs: {errors}")
         made = placed_input(self._folder)
-        what = "hang" if self._hangs else signal.Signals(-code).name if code < 0 else f"exit {code}"
+        what = "hang" if self._hangs else _named(code)
+        again = self._again(made)
         stack = [line.strip() for line in errors.splitlines() if "spiketrack" in line and line.lstrip()[:4] == "File"]
         like = f"{made.kind} {what} {stack[0].rpartition('/')[2] if stack else ''}"
-        figures.add_found(Found(number, made.kind, like, f"{what} of the process", errors, made))
+        if what == "hang" and again != "hang":
+            figures.pauses += 1  # of the machine, or by memory that an earlier input spoiled
+        else:
+            found = Found(number, made.kind, like, f"{what} of the process; alone: {again}", errors, made)
+            figures.add_found(found)
         figures.kinds.setdefault(made.kind, KindFigures()).inputs += 1
         self._skip.add(number)
         self._start()
         return True
+
+    def _again(self, made: Input) -> str:
+        """What the input does to a process that reads nothing else."""
+        process = _FORK.Process(target=read_alone, args=(made, self._folder, self._limits), daemon=True)
+        process.start()
+        process.join(self._limits.timeout_s)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return "hang"
+        return _named(process.exitcode or 0)
 
     def watch(self) -> None:
         """End the process if its input takes too long."""
@@ -156,6 +174,10 @@ class _Process:
     def _signal(self, number: int) -> None:
         if self._process.pid is not None and self._process.is_alive():
             os.kill(self._process.pid, number)
+
+
+def _named(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
 
 def run(

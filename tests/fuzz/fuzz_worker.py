@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -144,6 +145,13 @@ def work(inputs: Inputs, numbers: Iterable[int], folder: Path, slot: Slot, paren
             parent.send(report)
             report, told = Report(number), time.monotonic()
     parent.send(report)
+
+
+def read_alone(made: Input, folder: Path, limits: Limits) -> None:
+    """Read one input as a process of its own, which shows by its end what the input does to a process."""
+    _prepare(folder, limits)
+    with suppress(Exception):
+        read_input(place_input(folder, made), made)
 
 
 def place_input(folder: Path, made: Input) -> Path:

@@ -15,6 +15,7 @@ import h5py
 
 from spiketrack.errors import RecordingError
 from spiketrack.recordings.ecf import ECF_FILTER
+from spiketrack.recordings.hdf5_chunks import OURS, SHUFFLE, THEIRS
 
 _SEARCHED_BYTES = 1 << 20  # at either end of the file, where writers put attributes
 _HEAP = b"GCOL\x01\x00\x00\x00"
@@ -42,15 +43,25 @@ def check_readable(dataset: h5py.Dataset, path: Path) -> None:
     rows = dataset.chunks[0] if dataset.chunks else 0
     if rows * dataset.dtype.itemsize > MAX_STORED_CHUNK_BYTES:
         raise RecordingError(f"{path}: {dataset.name} is stored in chunks of {rows:,}, too large to read")
-    for i in range(settings.get_nfilters()):
-        code, _, values, _ = settings.get_filter(i)
+    filters = [settings.get_filter(i) for i in range(settings.get_nfilters())]
+    for code, _, values, _ in filters:
         name = f"{_FILTERS.get(code, 'an unknown filter')} (HDF5 filter {code})"
         if len(values) < _LEAST_SETTINGS.get(code, 0):
             raise RecordingError(f"{path}: {dataset.name} is stored with {name}, whose settings are broken")
+        if code not in {ECF_FILTER, *OURS, *THEIRS} or (code in THEIRS and not _alone(code, filters)):
+            raise RecordingError(
+                f"{path}: {dataset.name} is stored with {name}, which HDF5 does not undo safely; expected none, "
+                "gzip, LZF, or one of Blosc, Blosc2 and LZ4 by itself, such as h5repack makes"
+            )
         if code != ECF_FILTER and not h5py.h5z.filter_avail(code) and not _plugin_has(code):
             raise RecordingError(
                 f"{path}: {dataset.name} is stored with {name}, which this installation lacks; pip install hdf5plugin"
             )
+
+
+def _alone(code: int, filters: list[tuple[int, int, tuple[int, ...], bytes]]) -> bool:
+    """Whether a filter is the last, with nothing before it but shuffling."""
+    return [other for other, *_ in filters if other != SHUFFLE] == [code] and filters[-1][0] == code
 
 
 def _plugin_has(code: int) -> bool:

@@ -31,7 +31,7 @@ SCRATCH = 12 * BLOCK_WORDS + 16
 FAULTS = ("before_time", "before_address", "off_sensor", "unknown_word", "bad_clock")
 BEFORE_TIME, BEFORE_ADDRESS, OFF_SENSOR, UNKNOWN_WORD, BAD_CLOCK = range(len(FAULTS))
 CLOCK, BEFORE = 0, 1  # places in the state of every kind of words
-_LOOK_BACK_WORDS = (1 << 12, 1 << 15, 1 << 18)  # the clock is told often, or only where it changes
+_LOOK_BACK_WORDS = (1 << 12, 1 << 14, 1 << 16, 1 << 18)  # the clock is told often, or only where it changes
 _GROUP = 4  # pieces that a thread decodes at a time: handing work over takes as long as decoding a piece of it
 
 
