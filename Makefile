@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: install demo test test-slow check bench clean help
+.PHONY: install demo test test-slow check bench fuzz clean help
 help:  ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -58,6 +58,9 @@ bench: $(BENCH)/installed  ## Run the benchmarks beside other packages; each pri
 	$(BENCH)/bin/python benchmarks/end_to_end.py
 	$(BENCH)/bin/python benchmarks/filters.py --peers $(BENCH)/bin/python
 	$(BENCH)/bin/python benchmarks/train_step.py
+
+fuzz: install  ## Read a million mutated files; Ctrl-C ends it with the figures so far.
+	$(BIN)/python tests/fuzz/run.py --inputs 1000000 --processes 2 --seed 1 --out fuzz.json
 
 clean:  ## Remove the environment and what the demo wrote.
 	rm -rf $(VENV) $(BENCH) $(DEMO)

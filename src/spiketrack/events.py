@@ -210,7 +210,10 @@ class Triggers:
 
     def __post_init__(self) -> None:
         for name, dtype in {"t": np.int64, "channel": np.uint8, "value": np.uint8}.items():
-            view = np.asarray(getattr(self, name)).astype(dtype, casting="same_kind").view()
+            column = np.asarray(getattr(self, name))
+            if not np.can_cast(column.dtype, dtype, "same_kind"):
+                raise ValueError(f"triggers: {name} must be {np.dtype(dtype)}, got {column.dtype}")
+            view = column.astype(dtype).view()
             if view.ndim != 1 or len(view) != len(self.t):
                 raise ValueError(f"triggers: {name} must be one-dimensional, of the same length as t")
             view.flags.writeable = False

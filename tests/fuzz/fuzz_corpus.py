@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +87,8 @@ def _text(folder: Path) -> list[Seed]:
         + b"".join(b"%d;%d;%d;%d\n" % (x, y, 2 * p - 1, t * 1000) for t, x, y, p in rows),
         b"\xef\xbb\xbft,x,y,polarity,extra\n" + b"".join(b"%d,%d,%d,true,0x\n" % row[:3] for row in rows),
         b"% geometry: 64x48\n" + b"".join(b"%d\t%d\t%d\t%d\n" % row for row in rows_of(e, "xypt")),
-        b"t_ms,x,y,p\n" + b"".join(b"%.3e,+%d,%d,%s\n" % (t / 1e3, x, y, b"off" if p else b"ON") for t, x, y, p in rows),
+        b"t_ms,x,y,p\n"
+        + b"".join(b"%.3e,+%d,%d,%s\n" % (t / 1e3, x, y, b"off" if p else b"ON") for t, x, y, p in rows),
     ]
     return [Seed("text", ".csv", content, ((0, 120),)) for content in contents]
 
@@ -148,7 +148,9 @@ def _labels(folder: Path) -> list[Seed]:
     n = 40
     t = make_events(n, 10).t
     corner = np.random.default_rng(10).integers(0, 40, (n, 2)).astype(np.float32)
-    save_labels(folder / "a.npy", Boxes.of(t, np.hstack([corner, corner + 8]), np.arange(n) % 3, None, np.arange(n) % 5))
+    save_labels(
+        folder / "a.npy", Boxes.of(t, np.hstack([corner, corner + 8]), np.arange(n) % 3, None, np.arange(n) % 5)
+    )
     fields = [("ts", "<u8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "u1")]
     gen1 = np.zeros(n, [*fields, ("confidence", "<f4"), ("track_id", "<u4")])
     gen1["ts"], gen1["x"], gen1["y"], gen1["w"], gen1["h"] = t, corner[:, 0], corner[:, 1], 5, 6

@@ -73,7 +73,9 @@ def _plugged(path: Path, plugin: str, e: Events) -> Seed:
 
     with h5py.File(path, "w") as file:
         for name in "xypt":
-            file.create_dataset(f"events/{name}", data=getattr(e, name), chunks=(_CHUNK,), **getattr(hdf5plugin, plugin)())
+            file.create_dataset(
+                f"events/{name}", data=getattr(e, name), chunks=(_CHUNK,), **getattr(hdf5plugin, plugin)()
+            )
         file["events/width"], file["events/height"] = WIDTH, HEIGHT
     return _aimed("hdf5", path.read_bytes(), path)
 

@@ -88,7 +88,11 @@ class Inputs:
         files = self.kept[kind]
         fresh = random.random() < 0.5 or len(files) == len(self.corpus[kind])
         parent, parents = files[random.randrange(len(self.corpus[kind]) if fresh else len(files))]
-        other = random.choice(files)[0] if random.random() < 0.9 else random.choice(self.kept[random.choice(self._kinds)])[0]
+        other = (
+            random.choice(files)[0]
+            if random.random() < 0.9
+            else random.choice(self.kept[random.choice(self._kinds)])[0]
+        )
         content, sidecar = _MUTATORS.get(kind, _mutate_bytes)(random, parent, other)
         return Input(kind, parent.suffix, content, sidecar, _random_way(random, kind), (number, *parents)[:64])
 
@@ -106,7 +110,9 @@ class Inputs:
         if made.kind in WORD_BYTES:
             body = self._body_of(made, like)
             aims = ((body, len(made.content)), (0, body)) if body else ()
-        self.kept[made.kind].append((Seed(made.kind, made.suffix, made.content, aims, body, made.sidecar), made.parents))
+        self.kept[made.kind].append(
+            (Seed(made.kind, made.suffix, made.content, aims, body, made.sidecar), made.parents)
+        )
 
     @staticmethod
     def _body_of(made: Input, like: Seed) -> int:
@@ -130,7 +136,9 @@ def _random_way(random: Random, kind: str) -> Way:
         opening["endianness"] = random.choice(("little", "legacy", "big"))
     return Way(
         policy=random.choice(("drop", "drop", "keep", "fail")),
-        block=random.choice((None, None, None, random.choice((1, 2, 3, 7, 16, 64)), random.randrange(1, 300), 2048, 2049)),
+        block=random.choice(
+            (None, None, None, random.choice((1, 2, 3, 7, 16, 64)), random.randrange(1, 300), 2048, 2049)
+        ),
         threads=random.choice((1, 1, 1, 1, 1, 1, 2, 3)),
         second=random.random() if random.random() < 0.3 else None,
         index=random.random() < 0.5,
@@ -157,7 +165,9 @@ def _mutate_words(random: Random, parent: Seed, other: Seed) -> _Made:
     words = random_words(random, parent.kind, random.choice((1, 5, 50, 300, 300, 2100, 5000)), WIDTH, HEIGHT)
     if choice < 0.6:
         return parent.content[:body] + words + bytes(random.choice((0, 0, 0, 1))), None
-    place = body + random.randrange((len(parent.content) - body) // size + 1) * size if body < len(parent.content) else body
+    place = (
+        body + random.randrange((len(parent.content) - body) // size + 1) * size if body < len(parent.content) else body
+    )
     over = random.choice((0, len(words), 0, random.randrange(len(parent.content) + 1)))
     content = parent.content[:place] + words + parent.content[place + over :]
     return (mutate(random, content, other.content, parent.aims, 2) if choice > 0.85 else content), None

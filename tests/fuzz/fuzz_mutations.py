@@ -7,22 +7,122 @@ from random import Random
 
 import numpy as np
 
-_INTERESTING = (0, 1, -1, 2, 3, 7, 8, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 1 << 20, (1 << 31) - 1, 1 << 31,
-                (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 53, 1 << 62, (1 << 62) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
-_NUMBERS = (b"0", b"-1", b"1", b"2", b"63", b"64", b"65535", b"65536", b"65537", b"2147483648", b"4294967296",
-            b"4611686018427387904", b"4611686018427387905", b"9223372036854775807", b"9223372036854775808",
-            b"-9223372036854775808", b"-9223372036854775809", b"18446744073709551616", b"99999999999999999999999999",
-            b"1e5", b"1e-5", b"1e400", b"-1e308", b"0.5", b"1.0000005", b".5", b"5.", b"nan", b"inf", b"0x10", b"1_0",
-            b"+7", b"--1", b"", b" ", b"9" * 300, b"true", b"OFF")  # fmt: skip
-_LINES = (b"% evt 2.0", b"% evt 2.1", b"% evt 3.0", b"% evt 4.0", b"% evt", b"% format EVT3;height=0;width=0",
-          b"% format EVT2;height=48;width=64", b"% format EVT21;endianness=legacy", b"% geometry 64x48",
-          b"% geometry 0x0", b"% geometry 65536x1", b"% geometry x", b"% Width 1", b"% Height 16384",
-          b"% Width 99999999999", b"% Version 1", b"% Version 2", b"% Version 3", b"% end", b"%", b"% ", b"%%",
-          b"% endianness big", b"% endianness legacy", b"% endianness little", b"% time_offset_us 999999999999999999",
-          b"% time_offset_us -999999999999999999", b"% system_id 49", b"% integrator_name Prophesee", b"% \xff\xfe",
-          b"t,x,y,p", b"x y p t", b"t_s,x,y,p", b"timestamp [ns],x,y,polarity", b"t,t,x,y,p", b"# width 64",
-          b"# height 0", b"# sensor size 64 x 48", b"64 48", b"1 2 3", b"1,2,3,4,5", b"\x00\x08", b"\x0c\x08",
-          b"1" * 5000, b"#" * 5000)  # fmt: skip
+_INTERESTING = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    8,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    1 << 20,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1 << 40,
+    1 << 53,
+    1 << 62,
+    (1 << 62) + 1,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+)
+_NUMBERS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"2",
+    b"63",
+    b"64",
+    b"65535",
+    b"65536",
+    b"65537",
+    b"2147483648",
+    b"4294967296",
+    b"4611686018427387904",
+    b"4611686018427387905",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"-9223372036854775808",
+    b"-9223372036854775809",
+    b"18446744073709551616",
+    b"99999999999999999999999999",
+    b"1e5",
+    b"1e-5",
+    b"1e400",
+    b"-1e308",
+    b"0.5",
+    b"1.0000005",
+    b".5",
+    b"5.",
+    b"nan",
+    b"inf",
+    b"0x10",
+    b"1_0",
+    b"+7",
+    b"--1",
+    b"",
+    b" ",
+    b"9" * 300,
+    b"true",
+    b"OFF",
+)
+_LINES = (
+    b"% evt 2.0",
+    b"% evt 2.1",
+    b"% evt 3.0",
+    b"% evt 4.0",
+    b"% evt",
+    b"% format EVT3;height=0;width=0",
+    b"% format EVT2;height=48;width=64",
+    b"% format EVT21;endianness=legacy",
+    b"% geometry 64x48",
+    b"% geometry 0x0",
+    b"% geometry 65536x1",
+    b"% geometry x",
+    b"% Width 1",
+    b"% Height 16384",
+    b"% Width 99999999999",
+    b"% Version 1",
+    b"% Version 2",
+    b"% Version 3",
+    b"% end",
+    b"%",
+    b"% ",
+    b"%%",
+    b"% endianness big",
+    b"% endianness legacy",
+    b"% endianness little",
+    b"% time_offset_us 999999999999999999",
+    b"% time_offset_us -999999999999999999",
+    b"% system_id 49",
+    b"% integrator_name Prophesee",
+    b"% \xff\xfe",
+    b"t,x,y,p",
+    b"x y p t",
+    b"t_s,x,y,p",
+    b"timestamp [ns],x,y,polarity",
+    b"t,t,x,y,p",
+    b"# width 64",
+    b"# height 0",
+    b"# sensor size 64 x 48",
+    b"64 48",
+    b"1 2 3",
+    b"1,2,3,4,5",
+    b"\x00\x08",
+    b"\x0c\x08",
+    b"1" * 5000,
+    b"#" * 5000,
+)
 _NUMBER = re.compile(rb"[-+]?\d+(?:\.\d+)?")
 _MOST_BYTES = 1 << 17
 
@@ -166,8 +266,15 @@ def random_words(random: Random, kind: str, count: int, width: int, height: int)
     return np.where(wild, numbers.astype(words.dtype), words).tobytes()
 
 
-_STEPS = ((0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 1, 0, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1), (0, 1, -1, 0, 2, -1, 1, 0),
-          (0, 200, 0, 240, 0, 1, 250, 3), (0, 1, 0, -300, 700, 0, 2000, 1), (0, 15000, -15000, 1, 0, 0, 1 << 20, 3))  # fmt: skip
+_STEPS = (
+    (0, 0, 0, 0, 0, 0, 0, 1),
+    (0, 0, 1, 0, 1, 1, 2, 0),
+    (1, 1, 1, 1, 1, 1, 1, 1),
+    (0, 1, -1, 0, 2, -1, 1, 0),
+    (0, 200, 0, 240, 0, 1, 250, 3),
+    (0, 1, 0, -300, 700, 0, 2000, 1),
+    (0, 15000, -15000, 1, 0, 0, 1 << 20, 3),
+)
 
 
 def _kinds(random: Random, count: int, weights: dict[int, float]) -> np.ndarray:
@@ -177,7 +284,20 @@ def _kinds(random: Random, count: int, weights: dict[int, float]) -> np.ndarray:
 
 
 def _evt3_words(random: Random, numbers: np.ndarray, steps: np.ndarray, width: int, height: int) -> np.ndarray:
-    weights = {2: 25, 0: 10, 3: 8, 4: 10, 5: 8, 6: 15, 8: 8, 0xA: 3, 7: 1, 0xE: 1, 0xF: 1, 1: random.choice((0, 0, 0.2))}
+    weights = {
+        2: 25,
+        0: 10,
+        3: 8,
+        4: 10,
+        5: 8,
+        6: 15,
+        8: 8,
+        0xA: 3,
+        7: 1,
+        0xE: 1,
+        0xF: 1,
+        1: random.choice((0, 0, 0.2)),
+    }
     kinds = _kinds(random, len(numbers), weights)
     low = numbers & np.uint64(0xFFF)
     other = numbers >> np.uint64(12)
@@ -195,7 +315,9 @@ def _evt2_upper(random: Random, numbers: np.ndarray, steps: np.ndarray, width: i
     kinds = _kinds(random, len(numbers), weights)
     clock = random.choice((0, 1 << 27, (1 << 28) - 50)) + np.cumsum(np.where(kinds == 8, steps, 0))
     x, y, low = numbers % np.uint64(width), (numbers >> np.uint64(16)) % np.uint64(height), numbers >> np.uint64(58)
-    values = np.where(kinds == 8, clock.astype(np.uint64) & np.uint64(0xFFFFFFF), low << np.uint64(22) | x << np.uint64(11) | y)
+    values = np.where(
+        kinds == 8, clock.astype(np.uint64) & np.uint64(0xFFFFFFF), low << np.uint64(22) | x << np.uint64(11) | y
+    )
     return kinds << np.uint64(28) | values
 
 

@@ -199,14 +199,25 @@ def _check_against_blocks(recording: FileRecording, way: Way, whole: _Pass) -> N
     assert stream is not None
     lost = whole.invalid["time_backwards"] + whole.invalid["time_ahead"]
     gone = 0 if way.policy == "keep" else lost
-    _law(len(stream.columns[0]) == len(whole.events) + gone, f"{len(stream.columns[0])} events read, {whole.events}, {lost} lost")
-    counted = {kind: count for kind, count in whole.invalid.items() if not kind.startswith(("time_backwards", "time_ahead"))}
+    _law(
+        len(stream.columns[0]) == len(whole.events) + gone,
+        f"{len(stream.columns[0])} events read, {whole.events}, {lost} lost",
+    )
+    counted = {
+        kind: count for kind, count in whole.invalid.items() if not kind.startswith(("time_backwards", "time_ahead"))
+    }
     _law(counted == stream.tally.invalid, f"counted {counted} and {stream.tally.invalid}")
-    _law(_same_triggers(stream.triggers, whole.triggers), f"{len(stream.triggers)} triggers, {len(whole.triggers)} in the pass")
+    _law(
+        _same_triggers(stream.triggers, whole.triggers),
+        f"{len(stream.triggers)} triggers, {len(whole.triggers)} in the pass",
+    )
     if not lost:
         order = np.argsort(stream.columns[0], kind="stable")
         for name, column in zip("txyp", stream.columns, strict=True):
-            _law(np.array_equal(column[order], getattr(whole.events, name)), f"{name} differs between the reader and the pass")
+            _law(
+                np.array_equal(column[order], getattr(whole.events, name)),
+                f"{name} differs between the reader and the pass",
+            )
     if way.threads > 1:
         options = recording.options
         recording.options = replace(options, threads=way.threads)
@@ -227,11 +238,16 @@ def _same_triggers(one: Triggers, other: Triggers) -> bool:
 def _check_same(stream: _Stream, other: _Stream | None, recording: FileRecording, with_what: str) -> None:
     _law(other is not None, f"failed with {with_what}")
     assert other is not None
+    if recording.format == "npz" and "truncated_array" in other.tally.invalid:
+        return  # a check sum that is wrong shows at the end of a member: what came out before depends on the blocks
     sizes = f"{len(stream.columns[0])} and {len(other.columns[0])} events"
     for name, one, two in zip("txyp", stream.columns, other.columns, strict=True):
         _law(np.array_equal(one, two), f"{name} differs with {with_what}; {sizes}")
     _law(_same_triggers(stream.triggers, other.triggers), f"triggers differ with {with_what}")
-    _law(stream.tally.invalid == other.tally.invalid, f"{stream.tally.invalid}, but {other.tally.invalid} with {with_what}")
+    _law(
+        stream.tally.invalid == other.tally.invalid,
+        f"{stream.tally.invalid}, but {other.tally.invalid} with {with_what}",
+    )
     if recording.format != "hdf5":
         first, others = stream.tally.first_invalid, other.tally.first_invalid
         _law(first == others, f"{first}, but {others} with {with_what}")
@@ -256,7 +272,10 @@ def _check_late_start(path: Path, made: Input, recording: FileRecording, whole: 
     for name in "txyp":
         same = np.array_equal(getattr(late.events, name), getattr(whole.events, name)[first:])
         _law(same, f"{name} differs from {start_us} us on: {late.events}, whole {whole.events}")
-    _law(late.same_counts(whole), f"{late.invalid} {late.repaired}, but {whole.invalid} {whole.repaired} in the whole pass")
+    _law(
+        late.same_counts(whole),
+        f"{late.invalid} {late.repaired}, but {whole.invalid} {whole.repaired} in the whole pass",
+    )
 
 
 def _check_windows(recording: FileRecording, way: Way, whole: _Pass, exact: bool) -> None:
@@ -269,4 +288,7 @@ def _check_windows(recording: FileRecording, way: Way, whole: _Pass, exact: bool
         except ValueError as error:
             raise BrokenLaw(str(error)) from error
         expected = whole.events.between(window.start_us, window.end_us)
-        _law(not exact or all(np.array_equal(getattr(window, c), getattr(expected, c)) for c in "txyp"), f"{window}, not {expected}")
+        _law(
+            not exact or all(np.array_equal(getattr(window, c), getattr(expected, c)) for c in "txyp"),
+            f"{window}, not {expected}",
+        )

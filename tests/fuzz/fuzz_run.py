@@ -17,7 +17,18 @@ from fuzz_corpus import make_corpus
 from fuzz_inputs import Input, Inputs, Way
 from fuzz_reading import read_input
 from fuzz_seeds import Seed
-from fuzz_worker import Found, KindFigures, Limits, Report, Slot, place_input, placed_input, prepare_reading, read_alone, work
+from fuzz_worker import (
+    Found,
+    KindFigures,
+    Limits,
+    Report,
+    Slot,
+    place_input,
+    placed_input,
+    prepare_reading,
+    read_alone,
+    work,
+)
 
 _FORK = multiprocessing.get_context("fork")
 _MOST_SAVED = 3  # inputs that are probably the same mistake

@@ -12,13 +12,50 @@ from zlib import crc32
 
 import numpy as np
 
-_TYPES = ("<i8", "<u8", ">i8", "<i4", "<u4", "<u2", ">u2", "<i2", "u1", "i1", "?", "<f8", "<f4", "<f2", ">f8", "<f16",
-          "<c16", "<M8[ns]", "<m8[us]", "|O", "|S3", "<U2", "|V5", "|V1000", "|S0")  # fmt: skip
-_EVENT_NAMES = (("t", "x", "y", "p"), ("ts", "x", "y", "pol"), ("timestamp", "x", "y", "polarity"), ("t_ns", "x", "y", "on"),
-                ("t_s", "col", "row", "p"), ("t", "t", "x", "y"), ("t", "x", "y", "p", "extra"), ("t", "x", "y"))  # fmt: skip
-_LABEL_NAMES = (("t", "x", "y", "w", "h", "class_id", "track_id", "class_confidence"),
-                ("ts", "x", "y", "w", "h", "class_id", "confidence", "track_id"), ("t", "x", "y", "w", "h", "class_id"),
-                ("t", "ts", "x", "y", "w", "h", "class_id"), ("x", "y", "w", "h", "class_id"))  # fmt: skip
+_TYPES = (
+    "<i8",
+    "<u8",
+    ">i8",
+    "<i4",
+    "<u4",
+    "<u2",
+    ">u2",
+    "<i2",
+    "u1",
+    "i1",
+    "?",
+    "<f8",
+    "<f4",
+    "<f2",
+    ">f8",
+    "<f16",
+    "<c16",
+    "<M8[ns]",
+    "<m8[us]",
+    "|O",
+    "|S3",
+    "<U2",
+    "|V5",
+    "|V1000",
+    "|S0",
+)
+_EVENT_NAMES = (
+    ("t", "x", "y", "p"),
+    ("ts", "x", "y", "pol"),
+    ("timestamp", "x", "y", "polarity"),
+    ("t_ns", "x", "y", "on"),
+    ("t_s", "col", "row", "p"),
+    ("t", "t", "x", "y"),
+    ("t", "x", "y", "p", "extra"),
+    ("t", "x", "y"),
+)
+_LABEL_NAMES = (
+    ("t", "x", "y", "w", "h", "class_id", "track_id", "class_confidence"),
+    ("ts", "x", "y", "w", "h", "class_id", "confidence", "track_id"),
+    ("t", "x", "y", "w", "h", "class_id"),
+    ("t", "ts", "x", "y", "w", "h", "class_id"),
+    ("x", "y", "w", "h", "class_id"),
+)
 _ROWS = (0, 1, 2, 3, 4, 17, 300, -1, 1 << 20, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 1 << 64, 10**30)
 
 
@@ -31,7 +68,9 @@ def random_npy(random: Random, labels: bool = False) -> bytes:
         names = random.choice(_LABEL_NAMES[:2] if usual and labels else _LABEL_NAMES if labels else _EVENT_NAMES)
         fields: list[tuple] = [(name, random.choice(types)) for name in names]
         if random.random() < 0.1:
-            fields[0] = random.choice(((("title", names[0]), "<i8"), (names[0], "<i8", (2,)), (names[0], [("t", "<i8")])))
+            fields[0] = random.choice(
+                ((("title", names[0]), "<i8"), (names[0], "<i8", (2,)), (names[0], [("t", "<i8")]))
+            )
         if random.random() < 0.5:
             random.shuffle(fields)
         descr, body, shape = repr(fields), _rows(random, fields, n), f"({n},)"
@@ -102,18 +141,25 @@ def random_npz(random: Random, members: dict[str, bytes]) -> bytes:
         if choice == 0 and items:
             items[i] = items[i][0], random_npy(random)
         elif choice == 1 and items:
-            items[i] = random.choice(("t.npy", "x.npy", "width.npy", "p", "../t.npy", "a/t.npy", "ä.npy", ".npy")), items[i][1]
+            items[i] = (
+                random.choice(("t.npy", "x.npy", "width.npy", "p", "../t.npy", "a/t.npy", "ä.npy", ".npy")),
+                items[i][1],
+            )
         elif choice == 2 and items:
             del items[i]
         elif choice == 3:
-            content = npy(random, random.choice(("'<i8'", "'<u2'", "'|u1'", "'<f8'")), "()", "False", random.randbytes(8))
+            content = npy(
+                random, random.choice(("'<i8'", "'<u2'", "'|u1'", "'<f8'")), "()", "False", random.randbytes(8)
+            )
             items.append((random.choice(("width.npy", "height.npy")), content))
         elif items:
             content = bytearray(items[i][1])
             content[random.randrange(len(content))] ^= 1 << random.randrange(8) if content else 0
             items[i] = items[i][0], bytes(content)
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))) as archive:
+    with zipfile.ZipFile(
+        file, "w", random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
+    ) as archive:
         for name, content in dict(items).items():
             archive.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
@@ -124,12 +170,37 @@ def npz_members(content: bytes) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
-    except Exception:  # noqa: BLE001 - whatever zipfile makes of a broken archive, there is nothing to take from it
+    except Exception:
         return {}
 
 
-_VALUES = (None, True, 0, 1, -1, 5, 1 << 31, 1 << 40, 1 << 62, 1 << 63, -(1 << 63), 1 << 64, 10**30, 0.5, 1e300, "", "a", [], [0],
-           [[]], {}, {"off_sensor": 1}, {"off_sensor": -5}, {"off_sensor": "x"}, {"a": []})  # fmt: skip
+_VALUES = (
+    None,
+    True,
+    0,
+    1,
+    -1,
+    5,
+    1 << 31,
+    1 << 40,
+    1 << 62,
+    1 << 63,
+    -(1 << 63),
+    1 << 64,
+    10**30,
+    0.5,
+    1e300,
+    "",
+    "a",
+    [],
+    [0],
+    [[]],
+    {},
+    {"off_sensor": 1},
+    {"off_sensor": -5},
+    {"off_sensor": "x"},
+    {"a": []},
+)
 
 
 def random_sidecar(random: Random, sidecar: bytes) -> bytes:

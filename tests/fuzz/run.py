@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "recordings"))  # its encoders
 
-from fuzz_corpus import WEIGHTS  # noqa: E402
-from fuzz_inputs import load_input  # noqa: E402
-from fuzz_reading import read_input  # noqa: E402
-from fuzz_run import Figures, run  # noqa: E402
-from fuzz_worker import Limits, place_input, prepare_reading  # noqa: E402
+from fuzz_corpus import WEIGHTS
+from fuzz_inputs import load_input
+from fuzz_reading import read_input
+from fuzz_run import Figures, run
+from fuzz_worker import Limits, place_input, prepare_reading
 
 _PROGRESS_EVERY_S = 5.0
 
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", help=f"only these, separated by commas, of {', '.join(WEIGHTS)}")
     parser.add_argument("--timeout", type=float, default=Limits.timeout_s, help="seconds an input may take")
+    parser.add_argument("--memory-mb", type=float, default=Limits.resident_bytes / 1e6, help="resident MB it may use")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="folder for inputs that fail")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="read one input of that folder")
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.replay:
         return _replay(given.replay)
     numbers = range(given.first, given.first + given.inputs)
-    limits = Limits(timeout_s=given.timeout)
+    limits = Limits(timeout_s=given.timeout, resident_bytes=int(given.memory_mb * 1e6))
     kinds = given.kinds.split(",") if given.kinds else list(WEIGHTS)
     if not set(kinds) <= set(WEIGHTS):
         parser.error(f"--kinds: expected some of {', '.join(WEIGHTS)}")
@@ -80,7 +81,8 @@ def _table(result: dict) -> str:
     ]
     lines.append(
         f"{result['inputs']:,} inputs in {result['seconds']:,} s ({result['inputs_per_s']}/s), seed {result['seed']}: "
-        f"{result['events']:,} events, {result['shapes']:,} shapes of outcome, {sum(result['found'].values())} found"
+        f"{result['events']:,} events, {result['shapes']:,} shapes of outcome, {result['pauses']} pauses, "
+        f"{sum(result['found'].values())} found"
     )
     lines += [f"  {count} x {like}" for like, count in result["found"].items()]
     lines += [f"    {example['file']}: {example['what']}" for example in result["examples"]]

@@ -148,7 +148,9 @@ def test_a_packet_larger_than_the_file_is_not_read(tmp_path):
     struct.pack_into("<I", content, second + 4, 0xF0000000)
     events, where = read_broken(tmp_path / "a.aedat4", content)
     assert events == ROWS[0]
-    assert where.startswith(f"event 40, where the file stops being readable: a packet at byte {second} claims 4,026,531,840")
+    assert where.startswith(
+        f"event 40, where the file stops being readable: a packet at byte {second} claims 4,026,531,840"
+    )
 
 
 @pytest.mark.parametrize(

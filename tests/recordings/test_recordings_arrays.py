@@ -219,6 +219,17 @@ def test_a_broken_member_is_counted_and_what_came_before_is_kept(tmp_path):
     assert found[:900] == list(zip(*(column[:900].tolist() for column in events), strict=True))
 
 
+@pytest.mark.parametrize("dtype", ["<f2", "<f16"])
+def test_numbers_too_large_for_other_types_are_no_events(tmp_path, dtype):
+    """float16 does not reach the largest sensor, and a long double may be more than any float64."""
+    table = np.array([(i, i % 3, i % 5, i % 2) for i in range(200)], dtype)
+    table[5, 0] = np.inf if dtype == "<f2" else np.finfo(dtype).max
+    np.save(tmp_path / "a.npy", table)
+    recording, events, tally, _ = read(tmp_path / "a.npy", width=None, height=None)
+    assert (recording.width, recording.height, len(events)) == (3, 5, 199)
+    assert tally.invalid == {"bad_time": 1}
+
+
 def test_labels_and_pickles_are_refused_by_name(tmp_path):
     with pytest.raises(RecordingError, match=r"these are labels \(fields t, x, y, w, .*; read them with load_labels"):
         read(saved(tmp_path / "a.npy", np.zeros(3, LABEL_DTYPE)))

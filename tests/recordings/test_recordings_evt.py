@@ -148,6 +148,42 @@ def test_any_bytes_in_pieces_equal_the_whole(version, body, piece_words, threads
     assert len(events) + lost == len(whole[0])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_empty_vectors_move_on_in_pieces_too(threads):
+    """An empty word of a vector moves its column, also at the start of a piece, where that column is not known."""
+    time = evt3((TIME_HIGH, 1), (TIME_LOW, 0), (ADDR_Y, 3), (BASE, 5))
+    others = evt3((0xE, 0)) * 9
+    body = time + others + evt3((VECT_12, 0)) + others + evt3((VECT_8, 1)) + others + evt3((VECT_12, 2)) + others
+    for piece_words in range(1, 12):
+        events, _, invalid, _ = in_file_order("3.0", body, piece_words, threads)
+        assert (events, invalid) == ([(4096, 17, 3, 0), (4096, 26, 3, 0)], {})
+
+
+@pytest.mark.parametrize("column", [2030, 2035, 2036, 2037, 2047])
+@pytest.mark.parametrize("other", [evt3((0xE, 0)), evt3((0x1, 0))])
+def test_vectors_end_at_the_last_column(column, other):
+    """Whether a block is decoded word by word (there is an unknown one) or not, no column comes round again."""
+    body = evt3((TIME_HIGH, 1), (TIME_LOW, 0), (ADDR_Y, 3), (ADDR_X, 1), (BASE, column)) + other
+    body += evt3((VECT_12, 0), (VECT_12, 0), (VECT_8, 0), (VECT_8, 1), (VECT_12, 0x800))
+    for piece_words in (3, 1 << 18):
+        events, _, invalid, _ = in_file_order("3.0", body, piece_words)
+        assert events == [(4096, 1, 3, 0)]
+        assert invalid["off_sensor"] == 2
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_guessed_clock_does_not_go_back_before_the_start(threads):
+    """A step back before the first turn of the clock: with a turn too many it would be one across the wrap."""
+    tick = evt2_high(100) + evt2_word(ON, 1, 2, 3)
+    back = evt2_high(50) + evt2_word(ON, 2, 2, 3)
+    far = evt2_high((1 << 28) - 1) + evt2_word(0xA, 0, 1, 1)
+    for n in range(1, 9):
+        body = tick * 40 + back * n + far * 6 + tick * 20
+        whole = in_file_order("2.0", body, 1 << 18)
+        assert in_file_order("2.0", body, 1, threads) == whole
+        assert min(t for t, *_ in whole[1]) > 0
+
+
 @given(columns(most=200), st.integers(2, 40), st.integers(2, 3))
 @settings(max_examples=40, deadline=None)
 def test_threads_do_not_change_a_proper_file(events, piece_words, threads):

@@ -3,6 +3,7 @@
 import json
 import os
 from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -101,6 +102,34 @@ def test_a_changed_index_is_refused(path, caplog):
     sidecar(path).write_text(json.dumps(content))
     list(open_recording(path).chunks(59_000_000))
     assert "check sum is wrong" in caplog.text
+
+
+def lies(content):
+    """Indexes with a right check sum that no pass has written."""
+    entry, *_ = content["checkpoints"]
+    (byte, state), (latest, floor, seen), *counts = entry
+    for place in (None, byte, [byte], [byte, state[:-1]], [byte, [*state, 0]], [byte + 1, state], [-2, state],
+                  [byte, [1 << 70, *state[1:]]], [byte, [0.5, *state[1:]]], ["a", state], [[byte], state]):  # fmt: skip
+        yield [[place, entry[1], *counts]]
+    for order in ([None, floor, seen], [latest, None, seen], [latest, floor, -1], [1 << 80, floor, seen], [latest], {}):
+        yield [[entry[0], order, *counts]]
+    for wrong in (({"off_sensor": "x"}, {}, {}), ({"off_sensor": 1}, {}, {}), ([], {}, {}), ({}, {}, 5), ({}, {})):
+        yield [[*entry[:2], *wrong]]
+    yield [entry, entry]
+    yield {"a": entry}
+    yield 7
+
+
+def test_an_index_that_lies_about_itself_is_made_anew(path, caplog):
+    events = as_tuples(list(open_recording(path).chunks(59_000_000)))
+    list(open_recording(path).chunks())
+    content = json.loads(sidecar(path).read_text())
+    for checkpoints in lies(content):
+        caplog.clear()
+        said = {**content, "checkpoints": checkpoints, "crc32": crc32(json.dumps(checkpoints).encode())}
+        sidecar(path).write_text(json.dumps(said))
+        assert as_tuples(list(open_recording(path).chunks(59_000_000))) == events
+        assert "is not a readable index" in caplog.text, checkpoints
 
 
 def test_without_room_for_an_index_reading_goes_on(path):

@@ -94,6 +94,15 @@ def test_a_header_that_numpy_itself_stumbles_over(tmp_path):
             load_labels(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("shape", ["(2,)", "(4611686018427387904,)", "(1073741824, 1073741824)"])
+def test_a_header_that_claims_more_than_the_file_holds(tmp_path, shape):
+    whole = saved(tmp_path / "a.npy", rows((5, 1, 2, 3, 4, 1, 7, 1))).read_bytes()
+    header = whole[10:-40].replace(b"(1,)", shape.encode())
+    (tmp_path / "a.npy").write_bytes(whole[:8] + len(header).to_bytes(2, "little") + header + whole[-40:])
+    with pytest.raises(LabelError, match=r"it claims .* rows of 40 bytes, 40 bytes are left"):
+        load_labels(tmp_path / "a.npy")
+
+
 def test_packed_rows_read_the_same(tmp_path):
     packed = np.dtype([(name, LABEL_DTYPE[name]) for name in LABEL_DTYPE.names])
     assert packed.itemsize == 36

@@ -113,6 +113,28 @@ def test_a_late_start_skips_what_an_earlier_pass_saw(folder, monkeypatch):
     assert asked[0] > path.stat().st_size - 8 * 3 * PIECE
 
 
+@given(any_steps, st.floats(0, 1), st.sampled_from(["drop", "keep"]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_late_start_counts_what_the_whole_pass_counts(folder, steps, share, policy, on_disk):
+    """Also where blocks reach back behind the one before: there a later pass must not begin."""
+    path, _ = write(folder, steps * 3)
+    (folder / "a.dat.spikeindex").unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spiketrack.recordings.index.SPACING_EVENTS", 1)
+        patch.setattr("spiketrack.recordings.index._LEAST_WRITTEN", 1)
+        recording = opened(path, on_invalid=policy, index=on_disk)
+        recording._piece_words = 8
+        whole = as_tuples(list(recording.chunks()))
+        counts = recording.invalid, recording.repaired, recording.first_invalid
+        assume(whole)
+        start_us = whole[int(share * (len(whole) - 1))][0]
+        if on_disk:
+            recording = opened(path, on_invalid=policy)
+            recording._piece_words = 8
+        assert as_tuples(list(recording.chunks(start_us))) == [event for event in whole if event[0] >= start_us]
+        assert (recording.invalid, recording.repaired, recording.first_invalid) == counts
+
+
 def test_each_pass_starts_anew(folder):
     path = folder / "b.dat"
     path.write_bytes(dat_header() + encode_dat([10, 5, 20], [1, 2, 99], [1, 1, 1], [0, 0, 0]))

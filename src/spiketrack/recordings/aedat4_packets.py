@@ -53,7 +53,9 @@ class PacketSizes(AbstractContextManager["PacketSizes"]):
             return f"a packet at byte {first - 8} claims {claimed:,} bytes, {self._size - first:,} are left"
         unpacked = self._unpacked(first, claimed)
         if unpacked > MAX_PACKET_BYTES:
-            return f"a packet at byte {first - 8} may take {unpacked:,} bytes of memory; at most {MAX_PACKET_BYTES:,} do"
+            return (
+                f"a packet at byte {first - 8} may take {unpacked:,} bytes of memory; at most {MAX_PACKET_BYTES:,} do"
+            )
         return None
 
     def _at(self, byte: int, count: int) -> bytes:
@@ -99,7 +101,7 @@ class PacketSizes(AbstractContextManager["PacketSizes"]):
         return total
 
     def _lz4(self, byte: int, end: int) -> tuple[int, int]:
-        """The end of a frame and how many bytes it becomes; (end, 0) for what is no frame, which the package refuses."""
+        """The end of a frame and how many bytes it becomes; (end, 0) for what is none, which the package refuses."""
         head = self._at(byte, 6)
         if head[:4] != _LZ4_MAGIC or len(head) < 6:
             return end, 0

@@ -56,7 +56,7 @@ class Chunks:
         return content, place.filter_mask
 
     def read_into(self, rows: NDArray, first: int) -> None:
-        """Fill rows, of the dataset's type, from row `first` on; they lie in one chunk, and hold anything on failure."""
+        """Fill rows, of the dataset's type, from row `first` on; they lie in one chunk and hold anything on failure."""
         start = first // self._rows * self._rows
         if not self._filters and len(rows) == self._rows:
             self._check_size(len(self.stored(start, rows.view(np.uint8))[0]))

@@ -296,4 +296,3 @@ class EcfRows(Rows):
                 return "broken_chunk", f"it was stored without ECF and holds {name} from {least} to {most}"
             to[:] = records[name]
         return "falls", ""
-

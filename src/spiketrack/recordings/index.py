@@ -148,6 +148,7 @@ def _is_sound(checkpoint: Checkpoint) -> bool:
         all(type(time) is int and abs(time) < 1 << 63 for time in (latest, floor))
         and all(type(count) is int and 0 <= count < 1 << 63 for count in (seen, *counts))
         and first_invalid.keys() == invalid.keys()
+        and repaired.keys() <= {"reordered"}
         and all(type(where) is str for where in first_invalid.values())
     )
 

@@ -304,9 +304,7 @@ class FileRecording(Recording):
             "on_invalid": self.options.on_invalid,
         }
 
-    def _remember(
-        self, noted: Checkpoint | None, place: Any, order: TimeOrder, tally: Tally
-    ) -> Checkpoint | None:
+    def _remember(self, noted: Checkpoint | None, place: Any, order: TimeOrder, tally: Tally) -> Checkpoint | None:
         """Keep the state noted behind the block before, where this block does not reach back behind it, and note this.
 
         Where it does, both are judged together, which a pass that starts between them could not do.

@@ -212,7 +212,7 @@ class WordReader(Reader):
         known[CLOCK] = False
         turns, rest = divmod(int(truth[CLOCK] - guess[CLOCK]), self._format.span)
         unknown_was_used = piece.faults[BEFORE_TIME, 0] or piece.faults[BEFORE_ADDRESS, 0]
-        unknown_was_used |= (piece.parts[-1].state < -1).any()
+        unknown_was_used |= any((part.state < -1).any() for part in piece.parts)
         same = (guess[known] == truth[known]).all() and truth[BEFORE] < 0 and truth[CLOCK] >= 0 and guess[CLOCK] >= 0
         early = turns and min(guess[CLOCK], truth[CLOCK]) < 2 * self._format.span  # no way back before the first turn
         if not np.array_equal(guess, truth) and (rest or unknown_was_used or early or not same):
