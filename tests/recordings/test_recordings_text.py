@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recording_encoders import columns as event_columns
 
 from spiketrack.errors import RecordingError
+from spiketrack.recordings import open_recording
 from spiketrack.recordings.fields import deduce_columns, deduce_unit, field_of
 from spiketrack.recordings.recording import ReadOptions, Tally
 from spiketrack.recordings.text import BLOCK_BYTES, TextReader, open_text
@@ -388,3 +389,12 @@ def test_units_of_times():
     assert deduce_unit(np.array([], float), "a") == 0
     assert deduce_unit(np.array([5, 6]), "a", decimal=False) == 0
     assert deduce_unit(np.array([0.5, np.nan]), "a") == 6
+
+
+def test_a_long_line_that_is_no_row_takes_no_time(tmp_path):
+    # found by the fuzz run: a pattern that could split the line in many ways tried them all
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"t,x,y,p\n1120,28,46,1\n1120,30" + b",20" * 900 + b",?\n1121,1,2,0\n")
+    recording = open_recording(path, 64, 48)
+    assert [len(run) for run in recording.chunks()] == [2]
+    assert recording.invalid == {"bad_line": 1}
