@@ -54,7 +54,7 @@ def test_every_filter_as_the_library_undoes_it(folder, filters, dtype, pattern, 
             for start in (first, min(first + chunk // 2, rows - 1)):
                 read = np.zeros(min(first + chunk, rows) - start, dtype)
                 chunks.read_into(read, start)
-                assert read.tobytes() == values[start : start + len(read)].tobytes()
+                assert np.array_equal(read, values[start : start + len(read)])
 
 
 def events_of(n=5 * CHUNK):
@@ -94,14 +94,12 @@ SHORT_AND_LONG = [
     ("shuffle", bytes(80), "becomes 80 bytes"),
     ("fletcher32", bytes(3), "no room for its check sum"),
     ("fletcher32", bytes(84), "becomes 80 bytes"),
-    ("fletcher32", b"a" * (8 * CHUNK + 4), "check sum is wrong"),
+    ("fletcher32", b"abcd" * (2 * CHUNK + 1), "check sum is wrong"),
     ("lzf", LZF_RUN, "becomes 265 bytes"),
-    ("lzf", LZF_RUN * 2, "becomes 530 bytes"),
-    ("lzf", LZF_RUN * 9, "LZF: "),
+    ("lzf", LZF_RUN * 2, "LZF: "),
     ("lzf", b"\x40\x05", "LZF: "),
     ("lzf", b"\x1f", "LZF: "),
     ("lzf", b"\xe0", "LZF: "),
-    ("lzf", b"", "becomes 0 bytes"),
 ]
 
 
@@ -151,7 +149,7 @@ def test_a_chunk_written_without_its_filter(tmp_path):
     assert read(path)[0] == found
 
 
-@pytest.mark.parametrize("plugin", ["Blosc", "Blosc2", "LZ4"])
+@pytest.mark.parametrize("plugin", ["Blosc", "Blosc2"])
 def test_what_plugins_undo(tmp_path, plugin):
     hdf5plugin = pytest.importorskip("hdf5plugin")
     events = events_of()
@@ -159,8 +157,7 @@ def test_what_plugins_undo(tmp_path, plugin):
     assert read(path)[0] == as_tuples([events])
     with h5py.File(path) as file:
         _, good = file["events/t"].id.read_direct_chunk((2 * CHUNK,))
-    size = {"Blosc": slice(4, 8), "Blosc2": slice(30, 38), "LZ4": slice(0, 8)}[plugin]
-    order = "little" if plugin == "Blosc" else "big"
+    size, order = (slice(4, 8), "little") if plugin == "Blosc" else (slice(30, 38), "big")
     for claim in (0, 8 * CHUNK - 1, 8 * CHUNK + 1, 1 << 31):
         lie = bytearray(good)
         lie[size] = claim.to_bytes(size.stop - size.start, order)
@@ -168,14 +165,18 @@ def test_what_plugins_undo(tmp_path, plugin):
         found, recording = read(path)
         assert found == as_tuples([events[: 2 * CHUNK], events[3 * CHUNK :]])
         assert recording.invalid == {"broken_chunk": CHUNK}
-    for lie in (good[:-3], b"", good[:10]):
+    for lie in (good[:-3], good[:10], good + b"0"):
         change(path, lie)
         assert read(path)[1].invalid == {"broken_chunk": CHUNK}
 
 
-def test_filters_that_nobody_checks_are_refused(tmp_path):
-    path = write(tmp_path / "a.h5", events_of(), scaleoffset=0)
-    with pytest.raises(RecordingError, match=r"HDF5 filter 6\), which HDF5 does not undo safely; expected none, gzip"):
+@pytest.mark.parametrize("filters", [{"scaleoffset": 0}, {"LZ4": ()}, {"Zstd": ()}, {"Blosc": (), "fletcher32": True}])
+def test_filters_that_nobody_checks_are_refused(tmp_path, filters):
+    how = dict(filters)
+    for name in [name for name in filters if name[0].isupper()]:
+        how |= dict(getattr(pytest.importorskip("hdf5plugin"), name)(*how.pop(name)))
+    path = write(tmp_path / "a.h5", events_of(), **how)
+    with pytest.raises(RecordingError, match=r"\), which is not undone safely; expected none, gzip"):
         open_recording(path)
 
 

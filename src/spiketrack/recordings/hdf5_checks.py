@@ -50,8 +50,8 @@ def check_readable(dataset: h5py.Dataset, path: Path) -> None:
             raise RecordingError(f"{path}: {dataset.name} is stored with {name}, whose settings are broken")
         if code not in {ECF_FILTER, *OURS, *THEIRS} or (code in THEIRS and not _alone(code, filters)):
             raise RecordingError(
-                f"{path}: {dataset.name} is stored with {name}, which HDF5 does not undo safely; expected none, "
-                "gzip, LZF, or one of Blosc, Blosc2 and LZ4 by itself, such as h5repack makes"
+                f"{path}: {dataset.name} is stored with {name}, which is not undone safely; expected none, gzip, "
+                "LZF, or one of Blosc and Blosc2 by itself: h5repack -f GZIP=4 IN OUT"
             )
         if code != ECF_FILTER and not h5py.h5z.filter_avail(code) and not _plugin_has(code):
             raise RecordingError(

@@ -16,9 +16,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 GZIP, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
-BLOSC, LZ4, BLOSC2 = 32001, 32004, 32026
+BLOSC, BLOSC2 = 32001, 32026
 OURS = {GZIP, SHUFFLE, FLETCHER32, LZF}  # undone here
-THEIRS = {BLOSC, LZ4, BLOSC2}  # undone by plugins; Zstandard's (32015) ignores what its own library finds wrong
+THEIRS = {BLOSC, BLOSC2}  # by plugins; that of LZ4 reads beyond a chunk, that of Zstandard passes on what is broken
 _Bytes = NDArray[np.uint8]
 
 
@@ -202,13 +202,11 @@ def _decode_lzf(content, out):
 def _claimed(code: int, head: bytes, size: int) -> int:
     """How many bytes a chunk of `size` bytes becomes, as the header of its coding says; -1 where that cannot be.
 
-    Blosc: u32 bytes unpacked, u32 of a block, u32 packed from byte 4 on; Blosc2: a frame with big-endian u64 packed and
-    unpacked; LZ4: big-endian u64 unpacked.
+    Blosc, from byte 4 on: u32 bytes unpacked, of a block, and packed. Blosc2: a frame, big-endian u64 bytes packed at
+    16, unpacked at 30.
     """
     if code == BLOSC:
         whole = int.from_bytes(head[12:16], "little") == size
         return int.from_bytes(head[4:8], "little") if whole else -1
-    if code == BLOSC2:
-        whole = head[2:10] == b"b2frame\0" and int.from_bytes(head[16:24], "big") == size
-        return int.from_bytes(head[30:38], "big") if whole else -1
-    return int.from_bytes(head[:8], "big")
+    whole = head[2:10] == b"b2frame\0" and int.from_bytes(head[16:24], "big") == size
+    return int.from_bytes(head[30:38], "big") if whole else -1
