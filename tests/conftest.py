@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# CI looks at the same examples each time, everybody else at new ones
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # Losses and weights repeat to the bit only with a fixed number of threads, here and in every process a test starts;
 # and the threads of torch wait busily for each other where other programs keep the cores.
