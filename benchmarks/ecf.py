@@ -20,6 +20,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from streams import sensor_events
 
 from spiketrack.events import Events
 from spiketrack.recordings import EventWriter, ReadOptions, open_recording
@@ -28,21 +29,6 @@ from spiketrack.recordings.recording import Columns, Tally
 
 WIDTH, HEIGHT, RUNS = 1280, 720, 7
 EVENT_BYTES = 8 + 2 + 2 + 1
-
-
-def sensor_events(n: int, rate: float) -> Events:
-    """n events at `rate` Mev/s in groups of 2.5 on average, 2 columns apart on average."""
-    rng = np.random.default_rng(0)
-    lengths = rng.geometric(1 / 2.5, n // 2 + 1000)
-    groups = int(np.searchsorted(np.cumsum(lengths), n)) + 1
-    lengths = lengths[:groups]
-    group = np.repeat(np.arange(groups), lengths)[:n]
-    t = np.cumsum(rng.poisson(lengths / rate))[group]
-    walk = np.cumsum(rng.geometric(0.5, n))
-    first = np.minimum(np.cumsum(lengths) - lengths, n - 1)
-    x = np.minimum(rng.integers(0, WIDTH - 40, groups)[group] + walk - walk[first][group], WIDTH - 1)
-    y, p = rng.integers(0, HEIGHT, groups)[group], rng.integers(0, 2, groups)[group]
-    return Events(t, x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8), WIDTH, HEIGHT)
 
 
 def real_events(n: int) -> Events | None:

@@ -275,3 +275,14 @@ def test_a_full_disk_is_an_error_and_keeps_the_older_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_float_too_wide_for_a_coordinate_is_counted(tmp_path):
+    rows_of_long_doubles = np.zeros(2, [("t", "i8"), *((name, np.longdouble) for name in "xywh"), ("class_id", "u1")])
+    for name, value in zip("txywh", (5, 1, 2, 3, 4), strict=True):
+        rows_of_long_doubles[name] = value
+    rows_of_long_doubles["x"][1] = np.longdouble(2) ** 10_000 if np.finfo(np.longdouble).max > 1e400 else np.inf
+    np.save(tmp_path / "a.npy", rows_of_long_doubles)
+    boxes, repairs = load_labels(tmp_path / "a.npy")
+    assert len(boxes) == 1
+    assert sum(repairs.values()) == 1

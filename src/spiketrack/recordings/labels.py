@@ -217,7 +217,8 @@ def _floats(rows: dict[str, NDArray], name: str, path: Path) -> NDArray[np.float
     values = rows[name]
     if values.ndim != 1 or values.dtype.kind not in "iuf":
         raise LabelError(f"{path}: the field {name} must hold numbers, got {values.dtype}")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
+    # a signalling NaN; a wider float that becomes infinite here, and is no coordinate
+    with np.errstate(invalid="ignore", over="ignore"):
         return values.astype(np.float64)
 
 
