@@ -84,16 +84,12 @@ class Index:
 
     def save(self) -> None:
         """Write the sidecar where there is more to write than before; where that is impossible, say so and go on."""
-        if (
-            not self._on_disk
-            or self._added < _LEAST_WRITTEN
-            or self._file_key() != {k: self._key[k] for k in self._file_key()}
-        ):
+        if not self._on_disk or self._added < _LEAST_WRITTEN or not self._file_key().items() <= self._key.items():
             return
-        checkpoints = json.dumps(self._checkpoints)
-        content = {"key": self._key, "crc32": crc32(checkpoints.encode()), "checkpoints": self._checkpoints}
+        key, checkpoints = json.dumps(self._key), json.dumps(self._checkpoints)
+        content = f'{{"key": {key}, "crc32": {crc32(checkpoints.encode())}, "checkpoints": {checkpoints}}}'
         try:
-            write_whole(self._sidecar, json.dumps(content), RecordingError)
+            write_whole(self._sidecar, content, RecordingError)
             self._added = 0
         except RecordingError as error:
             self._on_disk = False

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,10 +50,10 @@ class WordFormat:
 
     kernel(words, columns, triggers, state, faults, sensor, byte) -> (words used, events, triggers, time never falls):
     decodes blocks of BLOCK_WORDS until the words are used up or what is to be written might not have room. words:
-    (W,) of dtype; columns: (t, x, y, p); triggers: (t, channel, value,
-    SCRATCH numbers to take down what the kernel likes); state: int64, updated, first the unwrapped
-    clock (-1 before the first reading) and the clock before a suspect reading (else -1); faults: (len(FAULTS), 2)
-    int64 counts and first byte, updated; sensor: (width, height); byte: the place of words[0] in the file.
+    (W,) of dtype; columns: (t, x, y, p); triggers: (t, channel, value, and SCRATCH numbers of no meaning to write on);
+    state: int64, updated, first the unwrapped clock (-1 before the first reading) and the clock before a suspect
+    reading (else -1); faults: (len(FAULTS), 2) int64 counts and first byte, updated; sensor: (width, height); byte: the
+    place of words[0] in the file.
     rewind(words) -> state after these words, its clock not unwrapped, or -1 where they do not tell.
     span: the clock's readings before it wraps; unit_us: what one of them is. events_per_word: at most.
     """
@@ -172,17 +173,15 @@ class WordReader(Reader):
     def _in_parallel(self, threads: int) -> Iterator[_Decoded]:
         truth = self._state
         waiting: deque[tuple[int, Future[_Decoded]]] = deque()
-        starts = range(self._byte, self._end, _GROUP * self._piece_bytes)
+        starts = iter(range(self._byte, self._end, _GROUP * self._piece_bytes))
         pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         try:
-            for byte in starts:
-                start = truth.copy() if byte == self._byte else None
-                waiting.append((byte, pool.submit(self._decode_guessing, byte, start, int(truth[CLOCK]))))
-                if len(waiting) > threads:
-                    piece = self._verified(*waiting.popleft(), truth)
-                    truth = piece.parts[-1].state
-                    yield piece
-            while waiting:
+            while True:
+                for byte in islice(starts, threads + 1 - len(waiting)):
+                    start = truth.copy() if byte == self._byte else None
+                    waiting.append((byte, pool.submit(self._decode_guessing, byte, start, int(truth[CLOCK]))))
+                if not waiting:
+                    return
                 piece = self._verified(*waiting.popleft(), truth)
                 truth = piece.parts[-1].state
                 yield piece
@@ -217,13 +216,14 @@ class WordReader(Reader):
         early = turns and min(guess[CLOCK], truth[CLOCK]) < 2 * self._format.span  # no way back before the first turn
         if not np.array_equal(guess, truth) and (rest or unknown_was_used or early or not same):
             return self._decode(byte, _GROUP, truth)
+        ahead = turns * self._format.span
         for part in piece.parts:
-            if turns:
-                part.columns.t[:] += turns * self._format.span * self._format.unit_us
-                part.triggers = _later(part.triggers, turns * self._format.span * self._format.unit_us)
-                part.state[CLOCK] += turns * self._format.span
+            if ahead:
+                part.columns.t[:] += ahead * self._format.unit_us
+                part.triggers = _later(part.triggers, ahead * self._format.unit_us)
+                part.state[CLOCK] += ahead
                 if part.state[BEFORE] >= 0:
-                    part.state[BEFORE] += turns * self._format.span
+                    part.state[BEFORE] += ahead
             untouched = part.state == -1
             untouched[BEFORE] = False
             part.state[untouched] = truth[untouched]
@@ -248,17 +248,16 @@ class WordReader(Reader):
         offset_us, word_bytes = self._recording.offset_us, self._format.word_bytes
         room = self._own().room
         columns = self._pool.take(self._most, min(self._most, int(len(words) * self._density) + self._room))
-        used, n, m, rises = kernel(words, tuple(columns), room, state, faults, sensor, byte)
-        met = [_triggers(room, m)] if m else []
-        while used < len(words) and (len(columns.t) < self._most or m + BLOCK_WORDS > len(room[0])):
-            if len(columns.t) < self._most:
-                columns = self._widened(columns, n)
+        used, n, rises, met = 0, 0, True, []
+        while used < len(words):
             rest = tuple(columns.cut(n, len(columns.t)))
             more, k, m, orderly = kernel(words[used:], rest, room, state, faults, sensor, byte + used * word_bytes)
             met += [_triggers(room, m)] if m else []
             rises = rises and orderly and (not n or not k or columns.t[n] >= columns.t[n - 1])
             used, n = used + more, n + k
-            if not more:
+            if used < len(words) and len(columns.t) < self._most:
+                columns = self._widened(columns, n)
+            elif not more or m + BLOCK_WORDS <= len(room[0]):
                 break
         self._density = n / max(used, 1) * 1.2
         columns = columns.cut(0, n)
