@@ -17,7 +17,7 @@ from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
 from spiketrack.recordings.array_source import SIZES, ArraySource, Column
 from spiketrack.recordings.fields import UNITS, check_columns, deduce_columns, deduce_unit, field_of, valid_columns
-from spiketrack.recordings.recording import Block, FileRecording, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import Block, FileRecording, Reader, ReadOptions, Recording, Tally, largest_pixel
 
 BLOCK_ROWS = 1 << 17
 SAMPLE_ROWS = 10_000
@@ -64,22 +64,13 @@ def open_array(
     width, height = width or said.get("width"), height or said.get("height")
     if width is None or height is None:
         most = (width or MAX_SENSOR_SIDE, height or MAX_SENSOR_SIDE)
-        largest = _largest(ArrayRecording(path, layout, most, ReadOptions(index=False)))
+        probe = ArrayRecording(path, layout, most, ReadOptions(index=False))
+        with probe._reader(Tally(), None) as reader:
+            largest = largest_pixel(block.columns for block in reader.blocks())
         if largest is None:
             raise RecordingError(f"{path}: no event tells the size of the sensor; give width and height")
         width, height = width or largest[0] + 1, height or largest[1] + 1
     return ArrayRecording(path, layout, (width, height), options)
-
-
-def _largest(recording: ArrayRecording) -> tuple[int, int] | None:
-    """The largest x and y in the file; None where it has no event."""
-    largest = None
-    with recording._reader(Tally(), None) as reader:
-        for columns, *_ in reader.blocks():
-            if len(columns.x):
-                x, y = largest or (0, 0)
-                largest = max(x, int(columns.x.max())), max(y, int(columns.y.max()))
-    return largest
 
 
 class ArrayRecording(FileRecording):

@@ -12,7 +12,7 @@ from spiketrack.events import MAX_SENSOR_SIDE
 from spiketrack.recordings.array_source import NPY_MAGIC, ZIP_MAGIC
 from spiketrack.recordings.header import MAX_HEADER_BYTES, Header, read_header, sensor_size, time_offset
 from spiketrack.recordings.nmnist import MAX_BYTES, SIDE, NmnistRecording, why_not_nmnist
-from spiketrack.recordings.recording import DEFAULT_OPTIONS, ReadOptions, Recording
+from spiketrack.recordings.recording import DEFAULT_OPTIONS, ReadOptions, Recording, largest_pixel
 from spiketrack.recordings.text_layout import looks_like_text
 
 READABLE = "RAW EVT2, EVT2.1 or EVT3, DAT, HDF5, AEDAT4, text, .npy, .npz or N-MNIST .bin"
@@ -120,7 +120,8 @@ def _open_words(
     width, height = width or said_width, height or said_height
     if width is None or height is None:
         most = (width or words.max_side, height or words.max_side)
-        largest = _largest(WordRecording(path, words, start, most, ReadOptions(threads=options.threads, index=False)))
+        probe = WordRecording(path, words, start, most, ReadOptions(threads=options.threads, index=False))
+        largest = largest_pixel(probe.chunks())
         if largest is None:
             raise RecordingError(
                 f"{path}: neither the header nor any event tells the size of the sensor; give width and height"
@@ -179,14 +180,6 @@ def _halves_swapped(header: Header, path: Path, endianness: str | None) -> bool:
     if said not in ("little", "legacy"):
         raise RecordingError(f"{path}: endianness {said!r} of EVT2.1 is not known; expected little or legacy")
     return said == "legacy"
-
-
-def _largest(recording: Recording) -> tuple[int, int] | None:
-    largest = None
-    for events in recording.chunks():
-        x, y = largest or (0, 0)
-        largest = max(x, int(events.x.max())), max(y, int(events.y.max()))
-    return largest
 
 
 def _open_nmnist(path: Path, width: int | None, height: int | None, options: ReadOptions) -> Recording:

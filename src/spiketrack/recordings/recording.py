@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,16 @@ class Columns(NamedTuple):
         """Both, copied."""
         t, x, y, p = (np.concatenate(pair) for pair in zip(self, other, strict=True))
         return Columns(t, x, y, p)
+
+
+def largest_pixel(runs: Iterable[Columns | Events]) -> tuple[int, int] | None:
+    """The largest x and the largest y of all events; None where there is none."""
+    largest = None
+    for run in runs:
+        if len(run.x):
+            x, y = largest or (0, 0)
+            largest = max(x, int(run.x.max())), max(y, int(run.y.max()))
+    return largest
 
 
 class ColumnPool:

@@ -15,7 +15,16 @@ import numpy as np
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE
-from spiketrack.recordings.recording import Block, Columns, FileRecording, Reader, ReadOptions, Recording, Tally
+from spiketrack.recordings.recording import (
+    Block,
+    Columns,
+    FileRecording,
+    Reader,
+    ReadOptions,
+    Recording,
+    Tally,
+    largest_pixel,
+)
 from spiketrack.recordings.text_layout import MAX_LINE_BYTES, SAMPLE_BYTES, TextLayout, read_layout
 from spiketrack.recordings.text_lines import FAULTS, ROLES, parse_lines
 
@@ -45,24 +54,15 @@ def open_text(
     width, height = width or layout.width, height or layout.height
     if width is None or height is None:
         most = (width or MAX_SENSOR_SIDE, height or MAX_SENSOR_SIDE)
-        largest = _largest(TextRecording(path, layout, most, ReadOptions(index=False)))
+        probe = TextRecording(path, layout, most, ReadOptions(index=False))
+        with probe._reader(Tally(), None) as reader:
+            largest = largest_pixel(block.columns for block in reader.blocks())
         if largest is None:
             raise RecordingError(
                 f"{path}: neither a line nor any event tells the size of the sensor; give width and height"
             )
         width, height = width or largest[0] + 1, height or largest[1] + 1
     return TextRecording(path, layout, (width, height), options)
-
-
-def _largest(recording: TextRecording) -> tuple[int, int] | None:
-    """The largest x and y in the file; None where it has no event."""
-    largest = None
-    with recording._reader(Tally(), None) as reader:
-        for columns, *_ in reader.blocks():
-            if len(columns.x):
-                x, y = largest or (0, 0)
-                largest = max(x, int(columns.x.max())), max(y, int(columns.y.max()))
-    return largest
 
 
 class TextRecording(FileRecording):
