@@ -219,7 +219,7 @@ def test_a_full_disk_is_a_recording_error_and_loses_nothing(monkeypatch, nmnist,
     def full(writer, parts):
         raise writer._failed(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(synthetic.EventWriter, "_write", full)
+    monkeypatch.setattr(synthetic.EventWriter, "_write_events", full)
     with pytest.raises(RecordingError, match=r"test_0000_td\.h5: cannot be written.*No space left"):
         compose_dataset(nmnist, tmp_path, SMALL)
     left = [name for name in FILES if name != "HDF5/test/test_0000_td.h5"]

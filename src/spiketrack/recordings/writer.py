@@ -6,13 +6,11 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from spiketrack.errors import RecordingError
 from spiketrack.events import MAX_SENSOR_SIDE, Events, Triggers
-from spiketrack.recordings.recording import TIME_LIMIT_US
-from spiketrack.replacing import Replacement
+from spiketrack.recordings.writing import Writer
 
 if TYPE_CHECKING:
     import h5py
@@ -49,7 +47,7 @@ class _UnfailingFile(io.FileIO):
             return self.tell()
 
 
-class EventWriter:
+class EventWriter(Writer):
     """Write events to `path` in the eTraM layout, in bounded memory.
 
         with EventWriter("crossing_td.h5", 304, 240) as writer:
@@ -67,71 +65,49 @@ class EventWriter:
     file where it cannot be written, such as on a full disk.
     """
 
+    _MADE_BY = "EventWriter"
+
     def __init__(self, path: str | Path, width: int, height: int, compression: str | None = None) -> None:
-        self.path = Path(path)
         if not (0 < width <= MAX_SENSOR_SIDE and 0 < height <= MAX_SENSOR_SIDE):
             raise RecordingError(f"{path}: a sensor of {width} x {height} pixels cannot be")
         if compression not in _COMPRESSIONS:
             known = ", ".join(repr(name) for name in _COMPRESSIONS)
             raise RecordingError(f"{path}: compression must be one of {known}, got {compression!r}")
-        self.width, self.height, self.compression = int(width), int(height), compression
-        self._file: h5py.File | None = None
+        super().__init__(Path(path), width, height, MAX_SENSOR_SIDE)
+        self.compression = compression
         self._disk: _UnfailingFile | None = None
         self._store: Store | None = None
         self._pending: list[Events] = []
         self._pending_triggers: list[Triggers] = []
         self._pending_events = self._n_pending_triggers = 0
-        self._last_us: int | None = None
 
-    def __enter__(self) -> Self:
+    def _open(self, temporary: Path) -> h5py.File:
         import h5py
 
         from spiketrack.recordings.hdf5_storing import make_store
 
-        if self._last_us is not None or self._file is not None:
-            raise RecordingError(f"{self.path}: an EventWriter writes one file once; make a new one")
-        self._replacement = Replacement(self.path)
+        self._disk = _UnfailingFile(temporary, "x+")
+        self._file = h5py.File(self._disk, "w")
         try:
-            self._disk = _UnfailingFile(self._replacement.temporary, "x+")
-            self._file = h5py.File(self._disk, "w")
             self._store = make_store(self._file, self.width, self.height, self.compression)
         except RecordingError as error:
             self._abandon()
             raise RecordingError(f"{self.path}: {error}") from error.__cause__
-        except OSError as error:
-            self._abandon()
-            raise self._failed(error) from error
-        return self
+        return self._file
 
-    def append(self, events: Events, triggers: Triggers | None = None) -> None:
-        """Add events of the same sensor, none earlier than the last one written, and triggers; keeps no view of them.
-
-        Triggers are stored in the order they come. Raises RecordingError where something does not fit or cannot be
-        written.
-        """
-        if self._file is None:
-            raise RecordingError(f"{self.path}: append outside of `with EventWriter(...)`")
-        if (events.width, events.height) != (self.width, self.height):
-            raise RecordingError(
-                f"{self.path}: events of a sensor of {events.width} x {events.height} pixels do not fit into a "
-                f"recording of {self.width} x {self.height}"
-            )
-        for t in [events.t[:1], events.t[-1:]]:
-            if len(t) and abs(int(t[0])) > TIME_LIMIT_US:
-                raise RecordingError(f"{self.path}: {t[0]} is no time in microseconds")
-        if triggers is not None and len(triggers):
+    def _encode(self, events: Events, triggers: Triggers) -> None:
+        """Triggers are stored in the order they come; no view of either is kept."""
+        if len(triggers):
             self._append_triggers(triggers)
         if not len(events):
             return
-        if self._last_us is not None and events.t[0] < self._last_us:
-            raise RecordingError(f"{self.path}: time runs backwards: {events.t[0]} us after {self._last_us} us")
         self._last_us = int(events.t[-1])
         if self._pending_events + len(events) < _PENDING:
             columns = (getattr(events, name).copy() for name in "txyp")
             self._pending.append(Events.trusted(*columns, self.width, self.height))
             self._pending_events += len(events)
         else:
-            self._write([*self._pending, events])
+            self._write_events([*self._pending, events])
             self._pending, self._pending_events = [], 0
 
     def _append_triggers(self, triggers: Triggers) -> None:
@@ -140,24 +116,17 @@ class EventWriter:
         if self._n_pending_triggers >= _PENDING:
             self._write_triggers()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None and self._file is not None:
-                self._write(self._pending)
-                self._write_triggers()
-                if self._store is not None:
-                    self._store.finish()
-                self._file.close()
-                self._raise_disk_error()
-                self._replacement.commit()
-        except OSError as failure:
-            raise self._failed(failure) from failure
-        finally:
-            self._abandon()
+    def _finish(self) -> None:
+        self._write_events(self._pending)
+        self._write_triggers()
+        if self._store is not None:
+            self._store.finish()
 
-    def _write(self, parts: list[Events]) -> None:
+    def _close(self) -> None:
+        super()._close()
+        self._raise_disk_error()
+
+    def _write_events(self, parts: list[Events]) -> None:
         if parts and self._store is not None:
             self._store_or_fail(self._store.append, Events.concatenate(parts))
 
@@ -175,19 +144,14 @@ class EventWriter:
         self._raise_disk_error()
 
     def _abandon(self) -> None:
-        """Close and remove the temporary file where it still is; after a commit there is nothing to remove."""
         file, self._file, self._store, self._pending = self._file, None, None, []
         if file is not None:
             file.close()
         with suppress(OSError):
             if self._disk is not None:
                 self._disk.close()
-        with suppress(OSError):
-            self._replacement.discard()
+        super()._abandon()
 
     def _raise_disk_error(self) -> None:
         if self._disk is not None and self._disk.error is not None:
             raise self._failed(self._disk.error) from self._disk.error
-
-    def _failed(self, error: OSError) -> RecordingError:
-        return RecordingError(f"{self.path}: cannot be written: {error.strerror or error}")

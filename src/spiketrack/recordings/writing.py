@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from spiketrack.errors import RecordingError
 from spiketrack.events import Events, Triggers
 from spiketrack.recordings.recording import TIME_LIMIT_US
 from spiketrack.replacing import Replacement
-
-if TYPE_CHECKING:
-    from spiketrack.recordings.writer import EventWriter
 
 FORMATS = {  # file suffix: what can be written under it, the first if the caller does not say
     ".h5": ("hdf5",),
@@ -39,7 +36,7 @@ _CHOICES = "HDF5 (.h5, .hdf5), RAW (.raw: evt3, evt2, evt2.1 or evt2.1-legacy), 
 
 def create_recording(
     path: str | Path, width: int, height: int, *, format: str | None = None, compression: str | None = None
-) -> Writer | EventWriter:
+) -> Writer:
     """A writer of a new recording of a sensor of width x height pixels, to be used in a `with` block.
 
         with create_recording("crossing.raw", 1280, 720) as writer:
@@ -65,9 +62,7 @@ def create_recording(
     if chosen == "hdf5":
         from spiketrack.recordings.writer import EventWriter
 
-        return (
-            EventWriter(path, width, height) if compression is None else EventWriter(path, width, height, compression)
-        )
+        return EventWriter(path, width, height, compression)
     if compression is not None:
         raise RecordingError(f"{path}: {chosen} has no compression; only HDF5 takes {compression!r}")
     if chosen == "csv":
@@ -86,13 +81,15 @@ class Writer(AbstractContextManager["Writer"], ABC):
     in place of an older one; otherwise it is removed and the older one stays. path, width, height: as given.
     """
 
+    _MADE_BY = "create_recording"
+
     def __init__(self, path: Path, width: int, height: int, max_side: int) -> None:
         if not (0 < width <= max_side and 0 < height <= max_side):
             raise RecordingError(
                 f"{path}: this format cannot hold a sensor of {width} x {height} pixels; its sides are 1 .. {max_side}"
             )
         self.path, self.width, self.height = path, int(width), int(height)
-        self._file: io.FileIO | None = None
+        self._file: Any = None  # what is written to, while it is open
         self._replacement: Replacement | None = None
         self._last_us: int | None = None
 
@@ -101,10 +98,14 @@ class Writer(AbstractContextManager["Writer"], ABC):
             raise RecordingError(f"{self.path}: a writer writes one file once; make a new one")
         self._replacement = Replacement(self.path)
         try:
-            self._file = io.FileIO(self._replacement.temporary, "x")
+            self._file = self._open(self._replacement.temporary)
         except OSError as error:
+            self._abandon()
             raise self._failed(error) from error
         return self
+
+    def _open(self, temporary: Path) -> Any:
+        return io.FileIO(temporary, "x")
 
     def append(self, events: Events, triggers: Triggers | None = None) -> None:
         """Add events of the same sensor, none earlier than the last one written, and triggers of the same stretch.
@@ -113,7 +114,7 @@ class Writer(AbstractContextManager["Writer"], ABC):
         where something does not fit into the format, comes too late or cannot be written.
         """
         if self._file is None:
-            raise RecordingError(f"{self.path}: append outside of `with create_recording(...)`")
+            raise RecordingError(f"{self.path}: append outside of `with {self._MADE_BY}(...)`")
         if (events.width, events.height) != (self.width, self.height):
             raise RecordingError(
                 f"{self.path}: events of a sensor of {events.width} x {events.height} pixels do not fit into a "
@@ -132,7 +133,7 @@ class Writer(AbstractContextManager["Writer"], ABC):
         try:
             if kind is None and self._file is not None and self._replacement is not None:
                 self._finish()
-                self._file.close()
+                self._close()
                 self._replacement.commit()
         except OSError as failure:
             raise self._failed(failure) from failure
@@ -146,6 +147,9 @@ class Writer(AbstractContextManager["Writer"], ABC):
     @abstractmethod
     def _finish(self) -> None:
         """Write what is still held back."""
+
+    def _close(self) -> None:
+        self._file.close()
 
     def _write(self, content: bytes | NDArray) -> None:
         if self._file is None or not len(content):
