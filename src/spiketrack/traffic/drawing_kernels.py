@@ -1,0 +1,497 @@
+"""Numba kernels that draw bodies: placed, projected, clipped, blended over the picture with smooth edges.
+
+Imported only where a scene is drawn. Arrays of a body are those of `bodies.Body`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+POLYGON, DISC, RING, CAPSULE, GLOW = range(5)
+TILE = 16
+
+_NEAREST = 0.3  # metres
+_GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
+_MOST_CORNERS = 16
+
+
+@njit(cache=True, nogil=True)
+def place(body, pose, rotation, position, placed):
+    """Write the body's vertices in camera coordinates, (V, 3) metres.
+
+    pose: x, y, z, heading, travelled, swing (0 .. 1, how far limbs swing).
+    """
+    joints = len(body.pivot)
+    cosine, sine = np.empty(joints), np.empty(joints)
+    for j in range(joints):
+        angle = body.bend[j] + body.turn[j] * pose[4]
+        if body.amplitude[j] != 0:
+            angle += pose[5] * body.amplitude[j] * np.sin(body.rate[j] * pose[4] + body.phase[j])
+        cosine[j], sine[j] = np.cos(angle), np.sin(angle)
+    ch, sh = np.cos(pose[3]), np.sin(pose[3])
+    for v in range(len(body.vertices)):
+        x, y, z = body.vertices[v, 0], body.vertices[v, 1], body.vertices[v, 2]
+        joint = body.joint[v]
+        while joint >= 0:  # about the lateral axis: what is above the pivot goes forward
+            dx, dz = x - body.pivot[joint, 0], z - body.pivot[joint, 2]
+            x = body.pivot[joint, 0] + dx * cosine[joint] + dz * sine[joint]
+            z = body.pivot[joint, 2] - dx * sine[joint] + dz * cosine[joint]
+            joint = body.parent[joint]
+        wx = pose[0] + x * ch - y * sh - position[0]
+        wy = pose[1] + x * sh + y * ch - position[1]
+        wz = pose[2] + z - position[2]
+        for k in range(3):
+            placed[v, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
+
+
+@njit(cache=True, nogil=True)
+def extent(body, placed, view):
+    """left, top, right, bottom in pixels of what is solid of the placed body, not clipped; right < left: nothing."""
+    focal, cx, cy = view[0], view[1], view[2]
+    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
+    for p in range(len(body.kind)):
+        kind, first = body.kind[p], body.first[p]
+        if kind == GLOW:
+            continue
+        if kind == DISC or kind == RING:
+            z = placed[first, 2]
+            if z < _NEAREST or (body.closed[p] and _facing(placed, first)[3] >= 0):
+                continue
+            x, y = cx + focal * placed[first, 0] / z, cy + focal * placed[first, 1] / z
+            ax, ay, bx, by = _axes(placed, first, view)
+            thick = 0.5 * focal * body.radius[p] / z
+            rx, ry = np.sqrt(ax * ax + bx * bx) + thick, np.sqrt(ay * ay + by * by) + thick
+            left, right = min(left, x - rx), max(right, x + rx)
+            top, bottom = min(top, y - ry), max(bottom, y + ry)
+            continue
+        radius = body.radius[p] if kind == CAPSULE else 0.0
+        for v in range(first, first + body.corners[p]):
+            z = placed[v, 2]
+            if z < _NEAREST:
+                continue
+            x, y = cx + focal * placed[v, 0] / z, cy + focal * placed[v, 1] / z
+            r = focal * radius / z
+            left, right = min(left, x - r), max(right, x + r)
+            top, bottom = min(top, y - r), max(bottom, y + r)
+    return left, top, right, bottom
+
+
+@njit(cache=True, nogil=True)
+def draw_body(body, placed, view, light, picture, mask, depth, touched, name):
+    """Draw the placed body far to near. name 0: blend into picture (H, W); else write name into mask (H, W) int32.
+
+    view: focal, cx, cy, and the depth at which the body hides behind standing things. light: ambient, sun, the sun's
+    direction in camera coordinates (3), glow gain, brake gain. touched: tiles that were drawn on are set.
+    """
+    order = _group_order(body, placed)
+    for g in order:
+        for p in range(len(body.kind)):
+            if body.group[p] == g:
+                _draw_primitive(body, p, placed, view, light, picture, mask, depth, touched, name)
+
+
+@njit(cache=True, nogil=True)
+def _group_order(body, placed):
+    """Groups far to near, by the mean depth of their vertices."""
+    groups = body.groups
+    total, count = np.zeros(groups), np.zeros(groups)
+    for p in range(len(body.kind)):
+        for v in range(body.first[p], body.first[p] + body.corners[p]):
+            x, y, z = placed[v, 0], placed[v, 1], placed[v, 2]
+            total[body.group[p]] += np.sqrt(x * x + y * y + z * z)
+            count[body.group[p]] += 1
+    return np.argsort(-total / np.maximum(count, 1))
+
+
+@njit(cache=True, nogil=True)
+def _axes(placed, first, view):
+    """The two half axes in pixels of a disc given by its middle and two points on its rim."""
+    focal = view[0]
+    z = placed[first, 2]
+    x, y = placed[first, 0] / z, placed[first, 1] / z
+    za, zb = max(placed[first + 1, 2], _NEAREST), max(placed[first + 2, 2], _NEAREST)
+    return (
+        focal * (placed[first + 1, 0] / za - x),
+        focal * (placed[first + 1, 1] / za - y),
+        focal * (placed[first + 2, 0] / zb - x),
+        focal * (placed[first + 2, 1] / zb - y),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _facing(placed, first):
+    """Normal of the face through three vertices, and whether it looks towards the camera."""
+    u, v = placed[first + 1] - placed[first], placed[first + 2] - placed[first]
+    ux, uy, uz = u[0], u[1], u[2]
+    vx, vy, vz = v[0], v[1], v[2]
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+    towards = nx * placed[first, 0] + ny * placed[first, 1] + nz * placed[first, 2]
+    return nx / length, ny / length, nz / length, towards
+
+
+@njit(cache=True, nogil=True)
+def _draw_primitive(body, p, placed, view, light, picture, mask, depth, touched, name):
+    kind, first, count = body.kind[p], body.first[p], body.corners[p]
+    value = body.shade[p]
+    if kind == GLOW:
+        if name == 0:
+            _draw_glow(body, p, placed, view, light, picture, depth, touched)
+        return
+    ambient, sun = light[0], light[1]
+    if kind == CAPSULE:
+        value *= ambient + 0.6 * sun
+        _draw_capsule(body, p, placed, view, value, picture, mask, depth, touched, name)
+        return
+    nx, ny, nz, towards = _facing(placed, first)
+    if body.closed[p] and towards >= 0:
+        return
+    if towards > 0:
+        nx, ny, nz = -nx, -ny, -nz
+    value *= ambient + sun * max(0.0, nx * light[2] + ny * light[3] + nz * light[4])
+    if kind == POLYGON:
+        x, y = np.empty(_MOST_CORNERS), np.empty(_MOST_CORNERS)
+        n = _project_polygon(placed, first, count, view, x, y)
+        if n >= 3:
+            fill_polygon(x, y, n, value, 0.0, view[3], picture, mask, depth, touched, name)
+    else:
+        _draw_disc(body, p, placed, view, value, picture, mask, depth, touched, name)
+
+
+@njit(cache=True, nogil=True)
+def _project_polygon(placed, first, count, view, x, y):
+    """Clip to what is before the camera, project; writes x, y and returns the number of corners."""
+    n = 0
+    focal, cx, cy = view[0], view[1], view[2]
+    for i in range(count):
+        a, b = first + i, first + (i + 1) % count
+        za, zb = placed[a, 2], placed[b, 2]
+        if za >= _NEAREST:
+            x[n], y[n] = cx + focal * placed[a, 0] / za, cy + focal * placed[a, 1] / za
+            n += 1
+        if (za >= _NEAREST) != (zb >= _NEAREST):
+            share = (_NEAREST - za) / (zb - za)
+            px = placed[a, 0] + share * (placed[b, 0] - placed[a, 0])
+            py = placed[a, 1] + share * (placed[b, 1] - placed[a, 1])
+            x[n], y[n] = cx + focal * px / _NEAREST, cy + focal * py / _NEAREST
+            n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _bounds(left, top, right, bottom, shape):
+    """Pixel bounds on the picture: left, top, right, bottom, the last two outside."""
+    return (
+        int(min(max(np.floor(left), 0.0), float(shape[1]))),
+        int(min(max(np.floor(top), 0.0), float(shape[0]))),
+        int(max(min(np.ceil(right), float(shape[1])), 0.0)),
+        int(max(min(np.ceil(bottom), float(shape[0])), 0.0)),
+    )
+
+
+@njit(cache=True, nogil=True)
+def touch(touched, left, top, right, bottom):
+    """Set the tiles of the pixels [left, right) x [top, bottom)."""
+    if right > left and bottom > top:
+        for row in range(top // TILE, (bottom - 1) // TILE + 1):
+            for column in range(left // TILE, (right - 1) // TILE + 1):
+                touched[row, column] = True
+
+
+@njit(cache=True, nogil=True)
+def fill_polygon(x, y, n, value, factor, behind, picture, mask, depth, touched, name):
+    """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value."""
+    area = 0.0
+    for i in range(n):
+        j = (i + 1) % n
+        area += x[i] * y[j] - x[j] * y[i]
+    if abs(area) < 1e-6:
+        return
+    sign = 1.0 if area > 0 else -1.0
+    a, b, c = np.empty(n), np.empty(n), np.empty(n)
+    edges = 0
+    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
+    for i in range(n):
+        j = (i + 1) % n
+        dx, dy = x[j] - x[i], y[j] - y[i]
+        length = np.sqrt(dx * dx + dy * dy)
+        left, right, top, bottom = min(left, x[i]), max(right, x[i]), min(top, y[i]), max(bottom, y[i])
+        if length < 1e-9:
+            continue
+        a[edges], b[edges] = -sign * dy / length, sign * dx / length
+        c[edges] = -(a[edges] * x[i] + b[edges] * y[i])
+        edges += 1
+    x0, y0, x1, y1 = _bounds(left - 1, top - 1, right + 1, bottom + 1, picture.shape)
+    if x1 <= x0 or y1 <= y0:
+        return
+    if name == 0:
+        touch(touched, x0, y0, x1, y1)
+    for row in range(y0, y1):
+        # the run of columns in which every edge leaves some cover
+        low, high = float(x0), float(x1 - 1)
+        for e in range(edges):
+            rest = b[e] * (row + 0.5) + c[e] + _GROWN
+            if abs(a[e]) < 1e-12:
+                if rest <= 0:
+                    high = low - 1
+            elif a[e] > 0:
+                low = max(low, np.ceil(-rest / a[e] - 0.5))
+            else:
+                high = min(high, np.floor(-rest / a[e] - 0.5))
+        for column in range(int(low), int(high) + 1):
+            if depth[row, column] < behind:
+                continue
+            inside = 1.0
+            for e in range(edges):
+                inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
+            if inside <= 0:
+                continue
+            if name != 0:
+                if inside >= _GROWN:
+                    mask[row, column] = name
+            elif factor > 0:
+                picture[row, column] *= 1 + inside * (factor - 1)
+            else:
+                picture[row, column] += inside * (value - picture[row, column])
+
+
+@njit(cache=True, nogil=True)
+def _draw_disc(body, p, placed, view, value, picture, mask, depth, touched, name):
+    """A filled ellipse, or a ring of the given thickness (metres)."""
+    first = body.first[p]
+    z = placed[first, 2]
+    if z < _NEAREST:
+        return
+    focal = view[0]
+    x, y = view[1] + focal * placed[first, 0] / z, view[2] + focal * placed[first, 1] / z
+    ax, ay, bx, by = _axes(placed, first, view)
+    det = ax * by - ay * bx
+    rx, ry = np.sqrt(ax * ax + bx * bx) + 1, np.sqrt(ay * ay + by * by) + 1
+    thick = 0.5 * body.radius[p] * focal / z  # pixels
+    if abs(det) < 1e-3:
+        return
+    x0, y0, x1, y1 = _bounds(x - rx - thick, y - ry - thick, x + rx + thick, y + ry + thick, picture.shape)
+    if name == 0:
+        touch(touched, x0, y0, x1, y1)
+    for row in range(y0, y1):
+        for column in range(x0, x1):
+            dx, dy = column + 0.5 - x, row + 0.5 - y
+            u, v = (dx * by - dy * bx) / det, (dy * ax - dx * ay) / det
+            r = np.sqrt(u * u + v * v)
+            # pixels per unit of r, along its gradient
+            gx, gy = (u * by - v * ay) / det, (v * ax - u * bx) / det
+            slope = np.sqrt(gx * gx + gy * gy) / max(r, 1e-9)
+            away = (r - 1) / max(slope, 1e-9)
+            if body.kind[p] == RING:
+                away = abs(away) - thick
+            cover = min(1.0, 0.5 - away)
+            if cover <= 0 or depth[row, column] < view[3]:
+                continue
+            if name != 0:
+                if cover >= 0.5:
+                    mask[row, column] = name
+            else:
+                picture[row, column] += cover * (value - picture[row, column])
+
+
+@njit(cache=True, nogil=True)
+def _draw_capsule(body, p, placed, view, value, picture, mask, depth, touched, name):
+    first = body.first[p]
+    za, zb = placed[first, 2], placed[first + 1, 2]
+    if za < _NEAREST or zb < _NEAREST:
+        return
+    focal = view[0]
+    xa, ya = view[1] + focal * placed[first, 0] / za, view[2] + focal * placed[first, 1] / za
+    xb, yb = view[1] + focal * placed[first + 1, 0] / zb, view[2] + focal * placed[first + 1, 1] / zb
+    ra, rb = focal * body.radius[p] / za, focal * body.radius[p] / zb
+    fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], picture, mask, depth, touched, name)
+
+
+@njit(cache=True, nogil=True)
+def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, picture, mask, depth, touched, name):
+    """A thick line from a to b, radius in pixels at either end, blended with opacity alpha."""
+    r = max(ra, rb) + 1
+    x0, y0, x1, y1 = _bounds(min(xa, xb) - r, min(ya, yb) - r, max(xa, xb) + r, max(ya, yb) + r, picture.shape)
+    if name == 0:
+        touch(touched, x0, y0, x1, y1)
+    dx, dy = xb - xa, yb - ya
+    length2 = max(dx * dx + dy * dy, 1e-12)
+    thin = min(1.0, 2 * max(ra, rb))  # lines below a pixel fade instead of growing
+    for row in range(y0, y1):
+        for column in range(x0, x1):
+            px, py = column + 0.5 - xa, row + 0.5 - ya
+            along = min(max((px * dx + py * dy) / length2, 0.0), 1.0)
+            ex, ey = px - along * dx, py - along * dy
+            away = np.sqrt(ex * ex + ey * ey) - max(ra + along * (rb - ra), 0.5)
+            cover = min(1.0, 0.5 - away) * thin
+            if cover <= 0 or depth[row, column] < behind:
+                continue
+            if name != 0:
+                if cover >= 0.5:
+                    mask[row, column] = name
+            else:
+                picture[row, column] += alpha * cover * (value - picture[row, column])
+
+
+@njit(cache=True, nogil=True)
+def _draw_glow(body, p, placed, view, light, picture, depth, touched):
+    """A lamp: a bright spot and a faint halo, brightest from straight ahead. Vertices: the lamp, a point before it."""
+    first = body.first[p]
+    x, y, z = placed[first, 0], placed[first, 1], placed[first, 2]
+    if z < _NEAREST or light[5] <= 0:
+        return
+    distance = np.sqrt(x * x + y * y + z * z)
+    ahead = 0.0
+    for k in range(3):
+        ahead -= (placed[first + 1, k] - placed[first, k]) * placed[first, k]
+    ahead /= distance
+    if ahead <= 0.05:
+        return
+    strength = body.shade[p] * light[5] * ahead
+    if body.brake[p]:
+        strength *= light[6]
+    sigma = max(0.6, view[0] * body.radius[p] / z)
+    add_spot(view[1] + view[0] * x / z, view[2] + view[0] * y / z, sigma, strength, view[3], picture, depth, touched)
+    halo = min(4 * sigma, 40.0)
+    add_spot(
+        view[1] + view[0] * x / z, view[2] + view[0] * y / z, halo, 0.03 * strength, view[3], picture, depth, touched
+    )
+
+
+@njit(cache=True, nogil=True)
+def add_spot(x, y, sigma, strength, behind, picture, depth, touched):
+    """Add a Gaussian spot of light."""
+    reach = 3 * sigma + 1
+    x0, y0, x1, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
+    touch(touched, x0, y0, x1, y1)
+    for row in range(y0, y1):
+        for column in range(x0, x1):
+            if depth[row, column] >= behind:
+                d2 = (column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2
+                picture[row, column] += strength * np.exp(-0.5 * d2 / (sigma * sigma))
+
+
+@njit(cache=True, nogil=True)
+def add_pool(corners, view, strength, picture, albedo, touched):
+    """Light on the ground: an ellipse given by its middle and two half axes, camera coordinates (3, 3) metres."""
+    focal, cx, cy = view[0], view[1], view[2]
+    reach = 1.6  # in half axes
+    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
+    for i in (-1, 1):
+        for j in (-1, 1):
+            point = corners[0] + reach * (i * (corners[1] - corners[0]) + j * (corners[2] - corners[0]))
+            px, py, pz = point[0], point[1], point[2]
+            if pz < 1.0:
+                return
+            left, right = min(left, cx + focal * px / pz), max(right, cx + focal * px / pz)
+            top, bottom = min(top, cy + focal * py / pz), max(bottom, cy + focal * py / pz)
+    x0, y0, x1, y1 = _bounds(left, top, right, bottom, picture.shape)
+    touch(touched, x0, y0, x1, y1)
+    # the plane through the corners: ray * depth = middle + u a + v b
+    m = np.empty((3, 3))
+    for k in range(3):
+        m[k, 0], m[k, 1] = corners[1, k] - corners[0, k], corners[2, k] - corners[0, k]
+    m[:, 2] = corners[0]
+    inverse = np.linalg.inv(m)
+    for row in range(y0, y1):
+        for column in range(x0, x1):
+            rx, ry = (column + 0.5 - cx) / focal, (row + 0.5 - cy) / focal
+            w = inverse[2, 0] * rx + inverse[2, 1] * ry + inverse[2, 2]
+            if w <= 1e-9:
+                continue
+            u = (inverse[0, 0] * rx + inverse[0, 1] * ry + inverse[0, 2]) / w
+            v = (inverse[1, 0] * rx + inverse[1, 1] * ry + inverse[1, 2]) / w
+            r2 = u * u + v * v
+            if r2 < reach * reach:
+                fall = 1 - r2 / (reach * reach)
+                picture[row, column] += strength * fall * fall * albedo[row, column]
+
+
+@njit(cache=True, nogil=True)
+def draw_shadow(ground, count, view, rotation, position, factor, picture, mask, depth, touched):
+    """Multiply the hull of ground points, (N, 2) world metres on Z = 0, by factor."""
+    hull = _hull(ground, count)
+    n = len(hull)
+    seen = np.empty((n, 3))
+    for i in range(n):
+        wx, wy, wz = hull[i, 0] - position[0], hull[i, 1] - position[1], -position[2]
+        for k in range(3):
+            seen[i, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
+    x, y = np.empty(_MOST_CORNERS), np.empty(_MOST_CORNERS)
+    corners = _project_polygon(seen, 0, n, view, x, y)
+    if corners >= 3:
+        fill_polygon(x, y, corners, 0.0, factor, view[3], picture, mask, depth, touched, 0)
+
+
+@njit(cache=True, nogil=True)
+def _hull(points, count):
+    """Convex hull of points (count, 2), by Andrew's monotone chain."""
+    order = np.argsort(points[:count, 0] * 1e6 + points[:count, 1])
+    hull = np.empty((2 * count, 2))
+    n = 0
+    for start in (0, 1):
+        floor = n + 1 if start else 1
+        for i in range(count):
+            q = points[order[count - 1 - i if start else i]]
+            while n > floor and (
+                (hull[n - 1, 0] - hull[n - 2, 0]) * (q[1] - hull[n - 2, 1])
+                - (hull[n - 1, 1] - hull[n - 2, 1]) * (q[0] - hull[n - 2, 0])
+                <= 0
+            ):
+                n -= 1
+            hull[n] = q
+            n += 1
+        n -= 1
+    return hull[: max(n, 1)].copy()
+
+
+@njit(cache=True, nogil=True)
+def restore(picture, background, tiles):
+    """Copy the background into the marked tiles of the picture."""
+    height, width = picture.shape
+    for i in range(tiles.shape[0]):
+        for j in range(tiles.shape[1]):
+            if tiles[i, j]:
+                right = min((j + 1) * TILE, width)
+                for row in range(i * TILE, min((i + 1) * TILE, height)):
+                    for column in range(j * TILE, right):
+                        picture[row, column] = background[row, column]
+
+
+@njit(cache=True, nogil=True)
+def light_up(background, base, lamps, factor, tiles):
+    """background = base + factor * lamps in the marked tiles."""
+    height, width = background.shape
+    for i in range(tiles.shape[0]):
+        for j in range(tiles.shape[1]):
+            if tiles[i, j]:
+                right = min((j + 1) * TILE, width)
+                for row in range(i * TILE, min((i + 1) * TILE, height)):
+                    for column in range(j * TILE, right):
+                        background[row, column] = base[row, column] + factor * lamps[row, column]
+
+
+@njit(cache=True, nogil=True)
+def mask_extent(mask, name, left, top, right, bottom):
+    """Number of pixels of a name within the bounds, and their tight box (left, top, right, bottom exclusive)."""
+    count = 0
+    x0, y0, x1, y1 = right, bottom, left, top
+    for row in range(top, bottom):
+        for column in range(left, right):
+            if mask[row, column] == name:
+                count += 1
+                x0, x1 = min(x0, column), max(x1, column + 1)
+                y0, y1 = min(y0, row), max(y1, row + 1)
+    return count, x0, y0, x1, y1
+
+
+@njit(cache=True, nogil=True)
+def count_events(x, y, signal, mask, name, left, top, right, bottom):
+    """Events that the light caused within the bounds, on pixels of that name or of none."""
+    count = 0
+    for i in range(len(x)):
+        if signal[i] and left <= x[i] < right and top <= y[i] < bottom:
+            seen = mask[y[i], x[i]]
+            count += seen == name or seen == 0
+    return count

@@ -1,0 +1,209 @@
+"""Bodies: their size, their parts that move, and how they are drawn."""
+
+import numpy as np
+import pytest
+
+from spiketrack.traffic import drawing_kernels as kernels
+from spiketrack.traffic.actors import BICYCLE, BUS, CAR, PEDESTRIAN, TRAFFIC_CLASSES, TRUCK, WHEELCHAIR, Actor
+from spiketrack.traffic.bodies import JOINTS, body_of
+from spiketrack.traffic.camera import Camera
+
+SIZES = (
+    (0.5, 0.5, 1.75),
+    (4.4, 1.8, 1.5),
+    (1.75, 0.6, 1.75),
+    (12.0, 2.55, 3.1),
+    (2.1, 0.8, 1.5),
+    (8.0, 2.4, 3.2),
+    (28.0, 2.4, 3.4),
+    (1.1, 0.65, 1.35),
+)
+WIDTH, HEIGHT = 320, 240
+
+
+def actor(class_id: int, x: float = 0.0, heading: float = 0.0, travelled: float = 0.0, look: int = 7) -> Actor:
+    return Actor(1, class_id, x, 0.0, heading, 1.0, travelled, *SIZES[class_id], look)
+
+
+def placed(it: Actor, camera: Camera | None = None) -> np.ndarray:
+    """Vertices in camera coordinates; without a camera in the world's."""
+    body = body_of(it)
+    out = np.empty(body.vertices.shape)
+    pose = np.array((it.x, it.y, 0.0, it.heading, it.travelled, 1.0))
+    rotation = np.eye(3) if camera is None else camera.rotation()
+    position = np.zeros(3) if camera is None else np.array(camera.position)
+    kernels.place(body, pose, rotation, position, out)
+    return out
+
+
+def canvas():
+    return (
+        np.full((HEIGHT, WIDTH), 0.5, np.float32),
+        np.zeros((HEIGHT, WIDTH), np.int32),
+        np.full((HEIGHT, WIDTH), np.inf, np.float32),
+        np.zeros((15, 20), np.bool_),
+    )
+
+
+LIGHT = np.array((0.4, 0.6, 0.0, -1.0, 0.0, 0.0, 1.0))  # the sun straight above a level camera
+
+
+@pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
+def test_a_body_has_the_size_of_its_actor(class_id):
+    body = body_of(actor(class_id))
+    lamps = [body.first[p] + 1 for p in np.flatnonzero(body.kind == kernels.GLOW)]  # where a lamp points to
+    points = np.delete(placed(actor(class_id)), lamps, axis=0)
+    low, high = points.min(axis=0), points.max(axis=0)
+    length, width, height = SIZES[class_id]
+    assert -0.02 <= low[2] <= 0.35
+    # heads and roofs have a radius above their last vertex, strides reach beyond a standing person
+    assert height - 0.25 <= high[2] <= height + 0.05
+    assert abs(high[0] + low[0]) < 0.6
+    assert high[0] - low[0] <= max(length, 1.3) + 0.2
+    assert high[1] - low[1] <= width + 0.25
+
+
+@pytest.mark.parametrize("class_id", [PEDESTRIAN, CAR, BICYCLE, BUS, TRUCK, WHEELCHAIR])
+def test_parts_move_with_the_way_and_nothing_else_does(class_id):
+    still, gone = placed(actor(class_id)), placed(actor(class_id, travelled=0.31))
+    moved = np.abs(still - gone).max(axis=1) > 1e-3
+    assert moved.any()
+    assert not moved.all()
+    again = placed(actor(class_id, travelled=0.0))
+    np.testing.assert_array_equal(still, again)
+
+
+def test_a_wheel_turns_by_the_way_over_its_radius():
+    body = body_of(actor(CAR))
+    joint = int(np.flatnonzero(body.turn)[0])
+    radius, pivot = 1 / body.turn[joint], body.pivot[joint]
+    vertex = int(np.flatnonzero(body.joint == joint)[0])
+    angle = 0.4
+    before, after = placed(actor(CAR))[vertex] - pivot, placed(actor(CAR, travelled=angle * radius))[vertex] - pivot
+    # the top of a rolling wheel goes forward
+    expected = before[0] * np.cos(angle) + before[2] * np.sin(angle), -before[0] * np.sin(angle) + before[2] * np.cos(
+        angle
+    )
+    np.testing.assert_allclose((after[0], after[2]), expected, atol=1e-12)
+
+
+def test_the_same_look_is_the_same_body_and_looks_differ():
+    one, two, other = (body_of(actor(CAR, look=look)) for look in (3, 3, 4))
+    np.testing.assert_array_equal(one.vertices, two.vertices)
+    np.testing.assert_array_equal(one.shade, two.shade)
+    assert one.shade.shape != other.shade.shape or not np.array_equal(one.shade, other.shade)
+
+
+def test_a_pedestrian_has_fifteen_joints_in_their_places():
+    it = actor(PEDESTRIAN)
+    body = body_of(it)
+    joints = dict(zip(JOINTS, placed(it)[body.keypoints], strict=True))
+    assert len(JOINTS) == 15
+    assert joints["left shoulder"][1] > 0 > joints["right shoulder"][1]
+    assert joints["head"][2] > joints["neck"][2] > joints["pelvis"][2] > joints["left knee"][2]
+    assert joints["left knee"][2] > joints["left ankle"][2]
+    assert not len(body_of(actor(CAR)).keypoints)
+
+
+def test_outer_faces_of_a_bus_look_outwards():
+    body, points = body_of(actor(BUS)), placed(actor(BUS))
+    for p in np.flatnonzero(body.closed & (body.kind == kernels.POLYGON)):
+        a, b, c = points[body.first[p] : body.first[p] + 3]
+        middle = points[body.first[p] : body.first[p] + body.corners[p]].mean(axis=0)
+        if abs(middle[1]) > 1.2:  # on a side
+            assert np.cross(b - a, c - a)[1] * middle[1] > 0
+
+
+@pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
+def test_what_is_drawn_fills_the_extent(class_id):
+    camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 1.6), 0.0, 0.1)
+    distance = 6.0 if class_id in (0, 2, 4, 7) else 40.0
+    it = actor(class_id, distance, heading=0.9)
+    body, points = body_of(it), placed(it, camera)
+    picture, mask, depth, touched = canvas()
+    view = np.array((250.0, WIDTH / 2, HEIGHT / 2, distance))
+    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 5)
+    left, top, right, bottom = kernels.extent(body, points, view)
+    rows, columns = np.nonzero(mask == 5)
+    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    np.testing.assert_allclose(found, (left, top, right, bottom), atol=1.6)
+    assert not touched.any()  # naming leaves the picture alone
+    assert (picture == 0.5).all()
+    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 0)
+    changed = picture != 0.5
+    assert changed[mask == 5].mean() > 0.9
+    assert np.kron(touched, np.ones((16, 16), bool))[:HEIGHT, :WIDTH][changed].all()
+
+
+def test_standing_things_hide_a_body_and_the_camera_clips_it():
+    camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 1.6), 0.0, 0.0)
+    it = actor(BUS, 20.0)
+    body, points = body_of(it), placed(it, camera)
+    picture, mask, depth, touched = canvas()
+    depth[:, : WIDTH // 2] = 10.0
+    view = np.array((250.0, WIDTH / 2, HEIGHT / 2, 20.0))
+    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 1)
+    assert not mask[:, : WIDTH // 2].any()
+    assert mask[:, WIDTH // 2 :].any()
+    inside = actor(BUS, 2.0)  # the camera stands in the bus: nothing may fail, and what is behind is cut off
+    kernels.draw_body(body_of(inside), placed(inside, camera), view, LIGHT, picture, mask, depth, touched, 0)
+    assert np.isfinite(picture).all()
+
+
+def test_a_lamp_shines_ahead_only():
+    camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 0.8), 0.0, 0.0)
+    dark = np.array((0.001, 0.0, 0.0, -1.0, 0.0, 1.0, 1.0))
+    view = np.array((250.0, WIDTH / 2, HEIGHT / 2, 30.0))
+    brightest = []
+    for heading in (np.pi, 0.0):  # towards the camera: headlights; away: tail lights
+        it = actor(CAR, 30.0, heading)
+        picture, mask, depth, touched = canvas()
+        picture[:] = 0
+        kernels.draw_body(body_of(it), placed(it, camera), view, dark, picture, mask, depth, touched, 0)
+        brightest.append(picture.max())
+    assert brightest[0] > 0.3
+    assert 0.01 < brightest[1] < 0.3
+
+
+def square(low: float, high: float):
+    return np.array((low, high, high, low)), np.array((low, low, high, high))
+
+
+def test_a_polygon_on_whole_pixels():
+    picture, mask, depth, touched = canvas()
+    kernels.fill_polygon(*square(20.0, 30.0), 4, 1.0, 0.0, 1.0, picture, mask, depth, touched, 0)
+    assert (picture[20:30, 20:30] == 1).all()
+    # edges lie a quarter of a pixel outside
+    np.testing.assert_allclose(picture[19, 20:30], 0.5 + 0.25 * 0.5)
+    np.testing.assert_allclose(picture[18, 20:30], 0.5)
+    assert touched.sum() == 1
+    kernels.fill_polygon(*square(20.0, 30.0), 4, 0.0, 0.5, 1.0, picture, mask, depth, touched, 0)
+    np.testing.assert_allclose(picture[20:30, 20:30], 0.5)
+    kernels.fill_polygon(*square(20.0, 30.0), 4, 1.0, 0.0, 1.0, picture, mask, depth, touched, 9)
+    assert (mask == 9).sum() == 100
+    assert kernels.mask_extent(mask, 9, 0, 0, WIDTH, HEIGHT) == (100, 20, 20, 30, 30)
+
+
+def test_the_hull_of_a_shadow():
+    points = np.array([(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0), (1.0, 0.5), (4.0, 0.5)])
+    hull = kernels._hull(points, 6)
+    assert {tuple(p) for p in hull} == {(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0), (4.0, 0.5)}
+
+
+def test_restore_touches_marked_tiles_only():
+    picture, background = np.zeros((40, 40), np.float32), np.ones((40, 40), np.float32)
+    tiles = np.zeros((3, 3), np.bool_)
+    tiles[2, 1] = True
+    kernels.restore(picture, background, tiles)
+    assert picture.sum() == 8 * 16
+    assert (picture[32:, 16:32] == 1).all()
+
+
+def test_events_of_an_object_are_those_on_it_or_on_nothing():
+    mask = np.zeros((10, 10), np.int32)
+    mask[2, 2], mask[2, 3] = 1, 2
+    x, y = np.array((2, 3, 4, 9), np.uint16), np.array((2, 2, 2, 9), np.uint16)
+    lit = np.ones(4, np.bool_)
+    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 2
+    lit[0] = False
+    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 1
