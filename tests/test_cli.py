@@ -373,7 +373,6 @@ def test_evaluate(run, experiment, squares, weights, tmp_path):
     [
         (["--weights", "absent.pt"], "absent.pt: no such checkpoint"),
         (["--weights", "tiny.yaml"], "tiny.yaml: not a readable checkpoint"),
-        ([], "runs/tiny/best.pt: no such checkpoint"),
         (["--weights", "WEIGHTS", "--split", "dev"], "no folder for split 'dev'"),
         (["--weights", "WEIGHTS", "--set", "evaluation.protocol=gen1"], "tiny.yaml: evaluation.protocol"),
         (["--weights", "WEIGHTS", "--set", "training.device=abacus"], "device 'abacus' cannot be used"),

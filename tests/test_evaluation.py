@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from pydantic import ValidationError
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.etram import LabelledSequence, find_sequences
-from spiketrack.errors import SettingsError
+from spiketrack.errors import LabelError, SettingsError
 from spiketrack.evaluation import EvaluationSettings, evaluate, run_sequence
+from spiketrack.metrics import average_precision
 from spiketrack.pipeline import Step
 from spiketrack.recordings import windows
 from spiketrack.representations import InputSettings
@@ -175,3 +177,47 @@ def test_the_protocol_is_applied(sequences):
     assert result.detection.protocol.name == "cordone"
     assert result.detection.labels == 8
     assert result.detection.per_class["small"] is None
+
+
+def test_what_is_found_at_a_time_known_to_be_empty_is_wrong(gapped):
+    """Five labels are found with score 0.6, and at two times a box with score 0.9 where there is none."""
+
+    def extra(start_us, end_us, found):
+        if end_us // SLICE_US in (5, 6):
+            return Boxes.of(end_us, [[0, 0, 9, 9]], 1, [0.9], [-1])
+        return Boxes(found.t, found.xyxy, found.class_id, np.full(len(found), 0.6, np.float32), found.track_id)
+
+    unknown = score(Oracle([gapped], extra), [gapped])
+    assert (unknown.detection.ap50, unknown.detection.label_times) == (pytest.approx(1), 5)
+    known = replace(gapped, annotated=SLICE_US * np.array([3, 5, 6, 7, 12]))
+    result = score(Oracle([known], extra), [known])
+    # label times 3, 4, 7, 8, 11, and the empty 5, 6 and 12
+    assert (result.detection.label_times, result.tracking.label_times) == (8, 8)
+    assert result.detection.detections == 7
+    assert result.detection.ap50 == pytest.approx(5 / 7)
+    assert result.tracking.detection_average.fp == unknown.tracking.detection_average.fp + 2
+
+
+def test_an_empty_sequence_is_evaluated_beside_others(gapped):
+    empty = replace(gapped, name="empty", labels=gapped.labels[:0], annotated=SLICE_US * np.array([2, 4]))
+
+    def extra(start_us, end_us, found):
+        return Boxes.of(end_us, [[0, 0, 9, 9]], 1, [0.9], [-1])
+
+    result = score(Oracle([gapped], extra), [gapped, empty])
+    assert (result.detection.label_times, result.detection.detections) == (7, 7)
+    assert result.detection.ap50 == 0
+    with pytest.raises(LabelError, match="nothing to evaluate"):
+        score(Oracle([empty], extra), [empty])
+
+
+def test_times_known_to_be_empty_follow_the_protocol():
+    """By hand: a label found with score 0.6, wrong boxes with 0.9 at two empty times; one of these is too early."""
+    wide = [[10, 10, 50, 50]]
+    labels = Boxes.of([600_000], wide, 0, track_id=[1])
+    detections = Boxes.of([400_000, 600_000, 700_000, 800_000], wide * 4, 0, [0.9, 0.6, 0.9, 0.9])
+    annotated = {"one": np.array([400_000, 600_000, 700_000])}
+    for protocol, times, ap50 in (("unfiltered", 3, 1 / 3), ("prophesee-gen1", 2, 1 / 2)):
+        scores = average_precision([("one", labels, detections)], ["car"], protocol, annotated)
+        assert (scores.label_times, scores.detections_elsewhere) == (times, 1)
+        assert scores.ap50 == pytest.approx(ap50)

@@ -1,13 +1,16 @@
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from moving_squares import CLASS_NAMES, SLICE_US
+from moving_squares import CLASS_NAMES, SLICE_US, square_sequence, write_sequence
 from pydantic import BaseModel
 
 from spiketrack.detector.checkpoint import save_checkpoint
 from spiketrack.errors import CheckpointError, SettingsError
+from spiketrack.events import Events
 from spiketrack.experiment import (
     Experiment,
     dump_experiment,
@@ -198,7 +201,39 @@ def test_every_experiment_file_loads(path):
 
 
 def test_there_are_experiment_files():
-    assert {"demo.yaml", "nmnist.yaml"} <= {path.name for path in EXPERIMENTS}
+    assert {"demo.yaml", "nmnist.yaml", "traffic.yaml"} <= {path.name for path in EXPERIMENTS}
+
+
+def test_the_traffic_experiment_trains_and_evaluates_on_sensors_of_two_sizes(tmp_path):
+    """The recipe of the shipped network at a tenth of its scale; half of the sensors have twice the pixels a side."""
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for i in range(count):
+            events, labels = square_sequence(i, i % 2, 4)
+            if i % 2:
+                columns = (events.t, 2 * events.x + 1, 2 * events.y, events.p)
+                events, labels = Events(*columns, 144, 128), replace(labels, xyxy=2 * labels.xyxy)
+            write_sequence(tmp_path / "data" / split, f"{split}_{i}", events, labels)
+    (tmp_path / "data" / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    (path,) = [path for path in EXPERIMENTS if path.name == "traffic.yaml"]
+    experiment = load_experiment(
+        path,
+        [
+            f"data.root={tmp_path / 'data'}",
+            "data.augment.crop=[48, 40]",
+            "input.shortest_side=64",
+            "training.epochs=1",
+            "training.batch_size=4",
+            f"input.slice_us={SLICE_US}",
+        ],
+    )
+    trainer, losses = trainer_of(experiment, tmp_path / "run"), []
+    assert {trainer.detector.input.size(s.height, s.width) for s in trainer.samples.sequences} == {(64, 64), (64, 72)}
+    assert trainer.run(lambda progress: losses.append(progress.loss))
+    assert len(losses) == trainer.total_steps >= 2
+    assert all(map(math.isfinite, losses))
+    result = evaluate_split(experiment, tmp_path / "run" / "last.pt", "test")
+    assert [(r.sequence.name, r.sequence.width) for r in result.sequences] == [("test_0", 64), ("test_1", 144)]
+    assert result.detection.label_times == 8
 
 
 def tiny(squares, **training):

@@ -148,6 +148,29 @@ def test_a_crop_is_detected_as_a_smaller_sensor_and_its_boxes_stand_on_the_whole
         next(cropped.detect(part))
 
 
+def test_a_large_sensor_is_detected_as_its_binned_picture_and_its_boxes_stand_on_the_large_one(tmp_path):
+    rng, n = np.random.default_rng(4), 6_000
+    t, x, y = np.sort(rng.integers(0, 4 * SLICE_US, n)), rng.integers(0, 131, n), rng.integers(0, 129, n)
+    large = write_sequence(tmp_path, "large", Events(t, *np.uint16([x, y]), np.uint8(x % 2), 131, 129), None)
+    kept = (x < 129) & (y < 129)  # f = 3: columns 129 and 130 are left over
+    columns = (t[kept], *np.uint16([x[kept] // 3, y[kept] // 3]), np.uint8(x[kept] % 2))
+    small = write_sequence(tmp_path, "small", Events(*columns, 43, 43), None)
+    scaled = loud_detector(input=InputSettings(slice_us=SLICE_US, shortest_side=60))
+    plain = loud_detector(input=InputSettings(slice_us=SLICE_US))
+    span = {"start_us": 0, "end_us": 4 * SLICE_US}
+    for one, other in zip(scaled.detect(large, **span), plain.detect(small, **span), strict=True):
+        assert len(other.detections) > 0
+        np.testing.assert_allclose(one.detections.xyxy, 3 * other.detections.xyxy, atol=1e-3)
+        np.testing.assert_array_equal(one.detections.score, other.detections.score)
+    # the same network sees the small sensor pixel by pixel
+    for one, other in zip(scaled.detect(small, **span), plain.detect(small, **span), strict=True):
+        np.testing.assert_array_equal(one.detections.xyxy, other.detections.xyxy)
+    resized = scaled.resized(48, 40)
+    assert (resized.input.size(129, 131), resized.input.shortest_side) == ((40, 48), None)
+    with pytest.raises(SettingsError, match=r"an input of 26 x 25 pixels is smaller than a cell"):
+        next(loud_detector(input=InputSettings(slice_us=SLICE_US, shortest_side=26)).detect(large))
+
+
 def test_a_checkpoint_gives_the_same_detector_back(detector, recording, tmp_path):
     path = tmp_path / "detector.pt"
     settings = InputSettings(slice_us=SLICE_US, limit=3, bins=2)

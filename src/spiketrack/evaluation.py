@@ -1,7 +1,8 @@
 """Evaluation: a detector and a tracker against the labels of whole sequences.
 
 Station: in come a detector and labelled sequences, out come detection and tracking scores. Every sequence runs as a
-stream, with the state carried on; a label time is compared with the step that ends at it (see `label_steps`).
+stream, with the state carried on; a label time is compared with the step that ends at it (see `label_steps`). A time
+that is known to be empty is a label time too: what is found there is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.etram import LabelledSequence, label_steps
+from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.metrics import DetectionScores, TrackingScores, average_precision, protocol_named, tracking_scores
 from spiketrack.pipeline import Detector, track
 from spiketrack.tracking import ByteTrack, ByteTrackSettings
@@ -66,10 +67,11 @@ def evaluate(
     for done, sequence in enumerate(sequences, start=1):
         results.append(run_sequence(detector, sequence, tracking, settings.warm_up_steps))
         on_sequence(done, len(sequences), sequence.name)
-    detection = average_precision(
-        [(r.sequence.name, r.sequence.labels, r.detections) for r in results], detector.class_names, settings.protocol
-    )
-    scores = tracking_scores([(r.sequence.name, r.sequence.labels, r.tracks) for r in results], detector.class_names)
+    found = [(r.sequence.name, r.sequence.labels, r.detections) for r in results]
+    tracked = [(r.sequence.name, r.sequence.labels, r.tracks) for r in results]
+    annotated = {sequence.name: sequence.annotated for sequence in sequences}
+    detection = average_precision(found, detector.class_names, settings.protocol, annotated)
+    scores = tracking_scores(tracked, detector.class_names, annotated)
     return EvaluationResult(detection, scores, results)
 
 
@@ -78,7 +80,7 @@ def run_sequence(
 ) -> SequenceResult:
     """Detections and tracks of one sequence at its label times."""
     slice_us = detector.input.slice_us
-    anchor, labelled, times = label_steps(sequence.labels, slice_us)
+    anchor, labelled, times = sequence.steps(slice_us)
     time_of_step = dict(zip(labelled.tolist(), times.tolist(), strict=True))
     earliest = int(labelled[0])  # -1 where the first label is earlier than one slice
     first = min(earliest, max(0, earliest - warm_up_steps))

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from spiketrack.boxes import Boxes
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
 from spiketrack.detector.decode import DecodeSettings, decode
+from spiketrack.detector.shipped import shipped_weights
 from spiketrack.detector.spikeyolo import STRIDES, ModelSettings, SpikeYOLO
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Window
@@ -58,8 +59,16 @@ class Detector:
         return cls(SpikeYOLO(model, input.channels, len(class_names)), input, decoding, class_names)
 
     @classmethod
+    def shipped(cls, device: str = "cpu") -> Detector:
+        """The network that comes with the package, trained on simulated traffic (docs/model_card.md), ready to infer.
+
+        Raises CheckpointError where the installation lacks it, SettingsError for a device that is not there.
+        """
+        return cls.load(shipped_weights(), device)
+
+    @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Detector:
-        """Rebuild the detector of a checkpoint, ready to infer.
+        """Rebuild the detector of a checkpoint, ready to infer; float16 weights become the same numbers in float32.
 
         Raises CheckpointError for anything else, SettingsError for a device that is not there.
         """
@@ -89,8 +98,7 @@ class Detector:
         """The same network on an input of another size, in pixels. Raises SettingsError for a size below 1."""
         if min(width, height) < 1:
             raise SettingsError(f"an input of {width} x {height} pixels cannot be; give at least 1 x 1")
-        size = InputSettings.model_validate({**self.input.model_dump(), "width": width, "height": height})
-        return Detector(self.model, size, self.decoding, self.class_names)
+        return Detector(self.model, self.input.resized(width, height), self.decoding, self.class_names)
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint must hold for `load`."""

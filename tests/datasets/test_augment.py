@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import Affine, AugmentSettings, crop_around, disturb, draw, move_boxes, move_window
+from spiketrack.datasets.augment import (
+    Affine,
+    AugmentSettings,
+    crop_anywhere,
+    crop_around,
+    disturb,
+    draw,
+    move_boxes,
+    move_window,
+)
 from spiketrack.events import Events, Window
 
 WIDTH, HEIGHT = 60, 40
@@ -213,6 +222,36 @@ def test_a_crop_cuts_events_and_boxes_alike():
     assert move_boxes(boxes, affine, 32, 32, 0.0).xyxy[0].tolist() == expected.tolist()
 
 
+@given(st.integers(0, 2**32), st.sampled_from([(80, 33), (80, 50), (60, 40)]))
+@settings(max_examples=100, deadline=None)
+def test_a_crop_larger_than_the_sensor_holds_all_of_it(seed, crop):
+    affine = crop_around(IDENTITY, Boxes.of(0, [[5, 6, 20, 12]], 0), crop, WIDTH, HEIGHT, rng(seed))
+    assert 0 <= affine.shift_x <= crop[0] - WIDTH
+    assert min(0, crop[1] - HEIGHT) <= affine.shift_y <= max(0, crop[1] - HEIGHT)
+    assert affine.shift_x == int(affine.shift_x)
+
+
+@given(augmentations(), st.integers(0, 2**32), st.sampled_from([(20, 10), (60, 40), (90, 50)]))
+@settings(max_examples=200, deadline=None)
+def test_a_crop_anywhere_lies_on_the_picture_or_around_it(settings_, seed, crop):
+    drawn, _ = draw(settings_, WIDTH, HEIGHT, rng(seed))
+    cut = crop_anywhere(drawn, crop, WIDTH, HEIGHT, rng(seed + 1))
+    assert (cut.scale_x, cut.scale_y) == (drawn.scale_x, drawn.scale_y)
+    for scale, shift, side, whole in zip(cut[::2], cut[1::2], crop, SENSOR, strict=True):
+        low, high = sorted((shift, shift + scale * whole))  # where the sensor's edges are in the crop
+        if high - low >= side:
+            assert low < 1
+            assert high > side - 1
+        else:
+            assert low > -1
+            assert high < side + 1
+
+
+def test_crops_anywhere_reach_every_corner():
+    shifts = [crop_anywhere(IDENTITY, (58, 39), WIDTH, HEIGHT, rng(seed)) for seed in range(200)]
+    assert {(affine.shift_x, affine.shift_y) for affine in shifts} == {(-x, -y) for x in (0, 1, 2) for y in (0, 1)}
+
+
 def test_a_crop_without_boxes_varies_over_the_sensor():
     shifts = {crop_around(IDENTITY, Boxes.empty(), (32, 32), WIDTH, HEIGHT, rng(seed)) for seed in range(50)}
     assert len(shifts) > 20
@@ -223,7 +262,8 @@ def test_a_crop_without_boxes_varies_over_the_sensor():
     "wrong",
     [
         {"flip": 1.1},
-        {"zoom": 1.0},
+        {"zoom": 3.1},
+        {"crop_on_label": 1.1},
         {"drop": 1.0},
         {"drop_time": 1.0},
         {"jitter_us": -1},

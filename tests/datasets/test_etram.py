@@ -1,5 +1,6 @@
 import logging
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,3 +208,29 @@ def test_label_steps_hold_their_times(times, offset, slice_us):
     assert (times <= start[place] + slice_us).all()
     assert (times <= speaking[place]).all()
     assert np.isin(speaking, times).all()
+
+
+def test_annotated_times_by_hand(folder):
+    split = folder / "HDF5" / "train"
+    for name, at in (("one", [100, 300]), ("other", [100]), ("empty", [])):
+        add(split, name, replace(labels_at(at), track_id=np.ones(len(at), np.int64)))
+    np.save(split / "one_times.npy", np.array([200, 100, 450, 300]))
+    np.save(split / "empty_times.npy", np.array([100]))
+    empty, one, other = find_sequences(folder, "train", CLASS_NAMES)
+    assert (empty.name, len(empty.labels), empty.annotated.tolist()) == ("empty", 0, [100])
+    anchor, steps, times = one.steps(100)
+    assert (anchor, steps.tolist(), times.tolist()) == (0, [0, 1, 2, 4], [100, 200, 300, 450])
+    assert len(other.annotated) == 0
+    assert [part.tolist() for part in other.steps(100)[1:]] == [[0], [100]]
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.5]), np.zeros((2, 2), np.int64), np.array([1], np.int32), b"no array"])
+def test_annotated_times_of_another_kind_are_refused(folder, wrong):
+    split = folder / "HDF5" / "train"
+    add(split, "one")
+    if isinstance(wrong, bytes):
+        (split / "one_times.npy").write_bytes(wrong)
+    else:
+        np.save(split / "one_times.npy", wrong)
+    with pytest.raises(LabelError, match=r"one_times\.npy: .*annotated times"):
+        find_sequences(folder, "train", CLASS_NAMES)

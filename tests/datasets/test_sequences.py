@@ -7,7 +7,7 @@ from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings, draw
-from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps
+from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps, load_sequence
 from spiketrack.datasets.sequences import TrainingSamples, pad_labels
 from spiketrack.errors import SettingsError
 from spiketrack.events import Events
@@ -264,6 +264,103 @@ def test_a_crop_sets_the_size_of_the_input(sequences):
     assert len(boxes)
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([40, 32, 40, 32])).all()
+
+
+def sensor_sequence(folder, name, width, height, events, box):
+    """One sequence with events (x, y) at 10, 11, ... us, all ON, and a box at 100 us."""
+    x, y = np.array(events).T
+    t = 10 + np.arange(len(events))
+    path = write_sequence(folder, name, Events.repaired(t, x, y, np.ones(len(t), int), width, height)[0], None)
+    labels = Boxes.of([100], [box], 0, track_id=[1])
+    return LabelledSequence(name, path, width, height, labels, Counter())
+
+
+SCALED = InputSettings(slice_us=100, shortest_side=64)
+WHOLE = AugmentSettings(crop=(64, 64))
+
+
+def test_samples_of_any_sensor_share_a_batch_at_the_scale_of_the_network(tmp_path):
+    made = [
+        sensor_sequence(tmp_path, "one", 64, 64, [(10, 20), (63, 63)], [8, 16, 24, 48]),
+        sensor_sequence(tmp_path, "two", 128, 128, [(20, 41), (127, 126)], [16, 32, 48, 96]),
+        sensor_sequence(tmp_path, "three", 192, 192, [(32, 60), (189, 191)], [24, 48, 72, 144]),
+    ]
+    (batch,) = samples_of(made, SCALED, WHOLE, steps=1, batch_size=3).epoch(0)
+    assert batch.events.shape == (1, 3, 2, 64, 64)
+    for b in range(3):  # the same picture from three sensors
+        assert torch.nonzero(batch.events[0, b]).tolist() == [[1, 20, 10], [1, 63, 63]]
+    assert batch.labels.boxes.tolist() == [[[8, 16, 24, 48]]] * 3
+
+
+def test_a_cut_is_of_input_pixels_and_need_not_begin_at_a_bin(tmp_path):
+    big = sensor_sequence(tmp_path, "big", 256, 192, [(130, 101)], [128, 100, 132, 104])
+    samples = samples_of([big], SCALED, AugmentSettings(crop=(40, 32)), steps=1, batch_size=1)  # f = 3: 120 x 96
+    offsets = set()
+    for epoch in range(40):
+        (batch,) = samples.epoch(epoch)
+        assert batch.events.shape == (1, 1, 2, 32, 40)
+        ((_, _, _, row, column),) = torch.nonzero(batch.events).tolist()
+        left, top, right, _ = (batch.labels.boxes[0, 0] * 3).tolist()
+        assert 0 <= left < right <= 120
+        offsets.add(round(128 - left) if left else None)
+        if left and top and right < 119.9:
+            # the event is two pixels right of the box's left edge and one below its top
+            assert (column, row) == ((round(left) + 2) // 3, (round(top) + 1) // 3)
+    assert len({offset % 3 for offset in offsets if offset is not None}) == 3
+
+
+def test_a_sensor_smaller_than_the_crop_is_padded(tmp_path):
+    small = sensor_sequence(tmp_path, "small", 40, 36, [(0, 0), (39, 35)], [4, 5, 20, 30])
+    samples = samples_of([small], SCALED, WHOLE, steps=1, batch_size=1)
+    places = set()
+    for epoch in range(30):
+        (batch,) = samples.epoch(epoch)
+        (_, _, _, y0, x0), (_, _, _, y1, x1) = torch.nonzero(batch.events).tolist()
+        assert (x1 - x0, y1 - y0) == (39, 35)
+        assert batch.labels.boxes.tolist() == [[[x0 + 4, y0 + 5, x0 + 20, y0 + 30]]]
+        places.add((x0, y0))
+    assert len(places) > 10
+    with pytest.raises(SettingsError, match=r"crop is 31 x 64; the network's cells need 32"):
+        samples_of([small], SCALED, AugmentSettings(crop=(31, 64)))
+    with pytest.raises(SettingsError, match=r"\(36, 40\), \(64, 64\).*or data.augment.crop"):
+        samples_of([small, sensor_sequence(tmp_path, "other", 128, 128, [(0, 0)], [4, 5, 20, 30])], SCALED)
+
+
+def test_without_a_crop_the_binned_sensor_is_the_input(tmp_path):
+    big = sensor_sequence(tmp_path, "big", 131, 129, [(10, 21), (130, 5)], [30, 30, 60, 93])
+    (batch,) = samples_of([big], SCALED, steps=1, batch_size=1).epoch(0)
+    assert batch.events.shape == (1, 1, 2, 43, 43)
+    assert torch.nonzero(batch.events)[:, 3:].tolist() == [[7, 3]]  # column 130 is left over
+    assert batch.labels.boxes.tolist() == [[[10, 10, 20, 31]]]
+
+
+def test_the_share_of_crops_on_a_label(tmp_path):
+    big = sensor_sequence(tmp_path, "big", 640, 480, [(0, 0)], [0, 0, 10, 10])
+    held = {}
+    for share in (0.0, 0.5, 1.0):
+        augment = AugmentSettings(crop=(32, 32), crop_on_label=share)
+        samples = samples_of([big], InputSettings(slice_us=100, shortest_side=240), augment, steps=1, batch_size=1)
+        batches = [next(samples.epoch(epoch)) for epoch in range(100)]
+        assert all(batch.labelled.all() for batch in batches)  # a crop without a label is background
+        held[share] = sum(batch.labels.valid.any().item() for batch in batches)
+    assert held[1.0] == 100
+    assert 35 <= held[0.5] <= 65
+    assert held[0.0] <= 5
+
+
+def test_times_known_to_be_empty_are_background(tmp_path):
+    events = Events.repaired(np.array([5, 150]), [1, 2], [3, 4], [1, 1], 64, 64)[0]
+    labels = Boxes.of([200], [[8, 16, 24, 48]], 0, track_id=[1])
+    path = write_sequence(tmp_path, "one", events, labels)
+    np.save(tmp_path / "one_times.npy", np.array([100, 200, 400]))
+    sequence = load_sequence(path, tmp_path / "one_bbox.npy", CLASS_NAMES)
+    samples = samples_of([sequence], InputSettings(slice_us=100), steps=1, batch_size=1)
+    found = {batch.names[0]: batch.labels.valid.sum().item() for batch in samples.epoch(0) if batch.labelled.all()}
+    assert found == {"one step 0": 0, "one step 1": 1, "one step 3": 0}
+    samples = samples_of([sequence], InputSettings(slice_us=100), steps=4, batch_size=1)
+    batch = next(batch for epoch in range(20) for batch in samples.epoch(epoch) if batch.names == ["one step 0"])
+    assert batch.labelled[:, 0].tolist() == [True, True, False, True]
+    assert batch.labels.valid.tolist() == [[False], [True], [False]]
 
 
 def test_padding_by_hand():

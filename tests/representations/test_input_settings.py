@@ -73,6 +73,9 @@ def test_the_high_frequency_mode_is_binary_slices_as_steps():
         ({"crop": (0, 0, 0, 4)}, "crop"),
         ({"crop": (-1, 0, 1, 4)}, "crop"),
         ({"tau_us": 0}, "tau_us"),
+        ({"shortest_side": 0}, "shortest_side"),
+        ({"shortest_side": 4, "width": 8}, "takes the place of width and height"),
+        ({"shortest_side": 4, "height": 8}, "takes the place of width and height"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong, message):
@@ -91,3 +94,50 @@ def test_size_and_area_follow_the_crop():
         InputSettings(crop=(0, 0, 2, 2), height=3).size(4, 8)
     with pytest.raises(SettingsError, match="larger than the sensor"):
         InputSettings(height=5).size(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "side", "f", "size"),  # (height, width)
+    [
+        ((720, 1280), 384, 2, (360, 640)),
+        ((480, 640), 384, 2, (240, 320)),
+        ((260, 346), 384, 1, (260, 346)),
+        ((240, 304), 384, 1, (240, 304)),
+        ((384, 400), 384, 1, (384, 400)),
+        ((385, 400), 384, 2, (192, 200)),
+        ((1280, 720), 240, 3, (426, 240)),
+        ((3, 5), 1, 3, (1, 1)),
+    ],
+)
+def test_binning_brings_any_sensor_to_the_networks_scale(sensor, side, f, size):
+    scaled = InputSettings(shortest_side=side)
+    assert scaled.binning(*sensor) == f
+    assert scaled.size(*sensor) == size
+    # what is seen is a whole number of bins, and what is left over less than one
+    assert scaled.seen_area(*sensor) == (0, 0, size[1] * f, size[0] * f)
+    assert all(0 <= whole - pixels * f < f for whole, pixels in zip(sensor, size, strict=True))
+    assert InputSettings().binning(*sensor) == 1
+
+
+def test_the_crop_is_binned_where_there_is_one():
+    scaled = InputSettings(shortest_side=100, crop=(10, 20, 301, 200))
+    assert scaled.binning(480, 640) == 2
+    assert scaled.seen_area(480, 640) == (10, 20, 300, 200)
+    assert scaled.size(480, 640) == (100, 150)
+    with pytest.raises(SettingsError, match="leaves the sensor"):
+        scaled.binning(200, 200)
+    other = scaled.resized(60, 50)
+    assert (other.shortest_side, other.size(480, 640), other.crop) == (None, (50, 60), (10, 20, 301, 200))
+
+
+@given(random_events(), st.sampled_from(NAMES), st.sampled_from([None, (1, 0, 6, 4)]), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_pixel_x_is_pixel_x_over_f_of_the_input(events, name, crop, side):
+    scaled = InputSettings(representation=name, slice_us=20, window_us=45, limit=9, crop=crop, shortest_side=side)
+    f, (x0, y0, width, height) = scaled.binning(HEIGHT, WIDTH), scaled.seen_area(HEIGHT, WIDTH)
+    x, y = events.x.astype(int) - x0, events.y.astype(int) - y0
+    seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    columns = (events.t[seen], x[seen] // f, y[seen] // f, events.p[seen])
+    by_hand = Events.repaired(*columns, width // f, height // f)[0]
+    plain = scaled.model_copy(update={"shortest_side": None, "crop": None})
+    np.testing.assert_array_equal(scaled.encode(events, 90, 2), plain.encode(by_hand, 90, 2))

@@ -52,12 +52,12 @@ def test_boxes_by_hand(class_id, angle, box):
 @pytest.mark.parametrize("class_id", [DISC, SQUARE, TRIANGLE])
 @pytest.mark.parametrize("angle", [0.0, 0.4, 2.0])
 def test_the_rendered_shape_fills_its_box(class_id, angle):
-    from spiketrack.simulation.kernels import render_region
+    from spiketrack.simulation.shape_kernels import render_region
 
     shape = a_shape(class_id, size=40.0, angle=angle, start=(60.3, 50.8))
-    frame = np.zeros((100, 120))
+    frame = np.ones((100, 120), np.float32)
     render_region(np.ones((100, 120)), np.array([shape.row(0)], float), (0, 0, 120, 100), frame)
-    rows, columns = np.nonzero(frame != 0)
+    rows, columns = np.nonzero(frame != 1)
     left, top, right, bottom = shape.box(0)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     assert np.abs(found - (left, top, right, bottom)).max() <= 1.5

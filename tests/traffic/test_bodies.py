@@ -7,6 +7,7 @@ from spiketrack.traffic import drawing_kernels as kernels
 from spiketrack.traffic.actors import BICYCLE, BUS, CAR, PEDESTRIAN, TRAFFIC_CLASSES, TRUCK, WHEELCHAIR, Actor
 from spiketrack.traffic.bodies import JOINTS, body_of
 from spiketrack.traffic.camera import Camera
+from spiketrack.traffic.layers import Layers
 
 SIZES = (
     (0.5, 0.5, 1.75),
@@ -37,7 +38,7 @@ def placed(it: Actor, camera: Camera | None = None) -> np.ndarray:
 
 
 def canvas():
-    return (
+    return Layers(
         np.full((HEIGHT, WIDTH), 0.5, np.float32),
         np.zeros((HEIGHT, WIDTH), np.int32),
         np.full((HEIGHT, WIDTH), np.inf, np.float32),
@@ -81,8 +82,9 @@ def test_a_wheel_turns_by_the_way_over_its_radius():
     angle = 0.4
     before, after = placed(actor(CAR))[vertex] - pivot, placed(actor(CAR, travelled=angle * radius))[vertex] - pivot
     # the top of a rolling wheel goes forward
-    expected = before[0] * np.cos(angle) + before[2] * np.sin(angle), -before[0] * np.sin(angle) + before[2] * np.cos(
-        angle
+    expected = (
+        before[0] * np.cos(angle) + before[2] * np.sin(angle),
+        -before[0] * np.sin(angle) + before[2] * np.cos(angle),
     )
     np.testing.assert_allclose((after[0], after[2]), expected, atol=1e-12)
 
@@ -120,34 +122,34 @@ def test_what_is_drawn_fills_the_extent(class_id):
     distance = 6.0 if class_id in (0, 2, 4, 7) else 40.0
     it = actor(class_id, distance, heading=0.9)
     body, points = body_of(it), placed(it, camera)
-    picture, mask, depth, touched = canvas()
+    layers = canvas()
     view = np.array((250.0, WIDTH / 2, HEIGHT / 2, distance))
-    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 5)
+    kernels.draw_body(body, points, view, LIGHT, layers, 5)
     left, top, right, bottom = kernels.extent(body, points, view)
-    rows, columns = np.nonzero(mask == 5)
+    rows, columns = np.nonzero(layers.mask == 5)
     found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     np.testing.assert_allclose(found, (left, top, right, bottom), atol=1.6)
-    assert not touched.any()  # naming leaves the picture alone
-    assert (picture == 0.5).all()
-    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 0)
-    changed = picture != 0.5
-    assert changed[mask == 5].mean() > 0.9
-    assert np.kron(touched, np.ones((16, 16), bool))[:HEIGHT, :WIDTH][changed].all()
+    assert not layers.touched.any()  # naming leaves the picture alone
+    assert (layers.picture == 0.5).all()
+    kernels.draw_body(body, points, view, LIGHT, layers, 0)
+    changed = layers.picture != 0.5
+    assert changed[layers.mask == 5].mean() > 0.9
+    assert np.kron(layers.touched, np.ones((16, 16), bool))[:HEIGHT, :WIDTH][changed].all()
 
 
 def test_standing_things_hide_a_body_and_the_camera_clips_it():
     camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 1.6), 0.0, 0.0)
     it = actor(BUS, 20.0)
     body, points = body_of(it), placed(it, camera)
-    picture, mask, depth, touched = canvas()
-    depth[:, : WIDTH // 2] = 10.0
+    layers = canvas()
+    layers.depth[:, : WIDTH // 2] = 10.0
     view = np.array((250.0, WIDTH / 2, HEIGHT / 2, 20.0))
-    kernels.draw_body(body, points, view, LIGHT, picture, mask, depth, touched, 1)
-    assert not mask[:, : WIDTH // 2].any()
-    assert mask[:, WIDTH // 2 :].any()
+    kernels.draw_body(body, points, view, LIGHT, layers, 1)
+    assert not layers.mask[:, : WIDTH // 2].any()
+    assert layers.mask[:, WIDTH // 2 :].any()
     inside = actor(BUS, 2.0)  # the camera stands in the bus: nothing may fail, and what is behind is cut off
-    kernels.draw_body(body_of(inside), placed(inside, camera), view, LIGHT, picture, mask, depth, touched, 0)
-    assert np.isfinite(picture).all()
+    kernels.draw_body(body_of(inside), placed(inside, camera), view, LIGHT, layers, 0)
+    assert np.isfinite(layers.picture).all()
 
 
 def test_a_lamp_shines_ahead_only():
@@ -157,31 +159,33 @@ def test_a_lamp_shines_ahead_only():
     brightest = []
     for heading in (np.pi, 0.0):  # towards the camera: headlights; away: tail lights
         it = actor(CAR, 30.0, heading)
-        picture, mask, depth, touched = canvas()
-        picture[:] = 0
-        kernels.draw_body(body_of(it), placed(it, camera), view, dark, picture, mask, depth, touched, 0)
-        brightest.append(picture.max())
+        layers = canvas()
+        layers.picture[:] = 0
+        kernels.draw_body(body_of(it), placed(it, camera), view, dark, layers, 0)
+        brightest.append(layers.picture.max())
     assert brightest[0] > 0.3
     assert 0.01 < brightest[1] < 0.3
 
 
 def square(low: float, high: float):
-    return np.array((low, high, high, low)), np.array((low, low, high, high))
+    scratch = np.empty((5, 4))
+    scratch[0], scratch[1] = (low, high, high, low), (low, low, high, high)
+    return scratch
 
 
 def test_a_polygon_on_whole_pixels():
-    picture, mask, depth, touched = canvas()
-    kernels.fill_polygon(*square(20.0, 30.0), 4, 1.0, 0.0, 1.0, picture, mask, depth, touched, 0)
-    assert (picture[20:30, 20:30] == 1).all()
+    layers = canvas()
+    kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 0)
+    assert (layers.picture[20:30, 20:30] == 1).all()
     # edges lie a quarter of a pixel outside
-    np.testing.assert_allclose(picture[19, 20:30], 0.5 + 0.25 * 0.5)
-    np.testing.assert_allclose(picture[18, 20:30], 0.5)
-    assert touched.sum() == 1
-    kernels.fill_polygon(*square(20.0, 30.0), 4, 0.0, 0.5, 1.0, picture, mask, depth, touched, 0)
-    np.testing.assert_allclose(picture[20:30, 20:30], 0.5)
-    kernels.fill_polygon(*square(20.0, 30.0), 4, 1.0, 0.0, 1.0, picture, mask, depth, touched, 9)
-    assert (mask == 9).sum() == 100
-    assert kernels.mask_extent(mask, 9, 0, 0, WIDTH, HEIGHT) == (100, 20, 20, 30, 30)
+    np.testing.assert_allclose(layers.picture[19, 20:30], 0.5 + 0.25 * 0.5)
+    np.testing.assert_allclose(layers.picture[18, 20:30], 0.5)
+    assert layers.touched.sum() == 1
+    kernels.fill_polygon(square(20.0, 30.0), 4, 0.0, 0.5, 1.0, layers, 0)
+    np.testing.assert_allclose(layers.picture[20:30, 20:30], 0.5)
+    kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 9)
+    assert (layers.mask == 9).sum() == 100
+    assert kernels.mask_extent(layers.mask, 9, 0, 0, WIDTH, HEIGHT) == (100, 20, 20, 30, 30)
 
 
 def test_the_hull_of_a_shadow():
@@ -207,3 +211,17 @@ def test_events_of_an_object_are_those_on_it_or_on_nothing():
     assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 2
     lit[0] = False
     assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 1
+
+
+def box_on_ground(x: float, y: float, length: float, width: float):
+    a, b = length / 2, width / 2
+    return [(x - a, y - b), (x + a, y - b), (x + a, y + b), (x - a, y + b)]
+
+
+def test_a_car_beside_a_long_tram_is_painted_on_the_right_side_of_it():
+    eye = np.array((0.0, -5.0))
+    tram = box_on_ground(40.0, 0.0, 60.0, 2.4)  # from x = 10 on
+    near_side, far_side = box_on_ground(45.0, -3.0, 4.0, 1.8), box_on_ground(12.0, 3.0, 4.0, 1.8)
+    order = kernels.far_to_near(np.array([tram, near_side, far_side]), eye).tolist()
+    # by distance the far side's car would come last
+    assert order == [2, 0, 1]

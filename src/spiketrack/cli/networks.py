@@ -16,7 +16,7 @@ import typer
 
 from spiketrack.cli.app import Config, Json, Set, app, number, progress_line
 from spiketrack.cli.recordings import OnInvalid, Threads, read_options
-from spiketrack.errors import SettingsError
+from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
 
 if TYPE_CHECKING:
@@ -81,9 +81,15 @@ def train(
 @app.command()
 def evaluate(
     config: Config,
-    weights: Annotated[Path | None, typer.Option(help="checkpoint; default runs/<name>/best.pt")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="checkpoint; default runs/<name>/best.pt, or the shipped network where there is no such run"),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="split to evaluate; default data.test_split")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for metrics and report; default beside the weights")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for metrics and report; default beside the weights (shipped ones: in runs/<name>)"),
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Evaluate detections and tracks on labelled sequences; writes metrics.json and report.html."""
@@ -94,9 +100,13 @@ def evaluate(
 
     keep_freed_memory()
     experiment = load_experiment(config, overrides)
-    weights = weights or Path("runs") / experiment.name / "best.pt"
     split = split or experiment.data.test_split
-    out = out or weights.parent / f"evaluation_{split}"
+    run_dir = Path("runs") / experiment.name
+    if weights is None:
+        weights = _run_weights(run_dir / "best.pt")
+    else:
+        run_dir = weights.parent
+    out = out or run_dir / f"evaluation_{split}"
     with progress_line("evaluating") as update:
         result = evaluate_split(experiment, weights, split, update)
     history = weights.with_name("history.json")
@@ -121,7 +131,7 @@ def evaluate(
 @app.command()
 def track(
     file: Annotated[Path, typer.Argument(help="a recording")],
-    weights: Annotated[Path, typer.Option(help="checkpoint of a detector")],
+    weights: Annotated[Path | None, typer.Option(help="checkpoint of a detector; default the shipped network")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the results; default <file name>_tracks")] = None,
     config: Annotated[
         Path | None, typer.Option(help="experiment file whose `tracking:` and `data.filters:` settings to use")
@@ -144,6 +154,7 @@ def track(
     from spiketrack.tracking import ByteTrackSettings
 
     keep_freed_memory()
+    weights = weights or _shipped_weights()
     detector = Detector.load(weights, device)
     if size is not None:
         detector = detector.resized(*_parse_size(size))
@@ -166,6 +177,25 @@ def track(
         )
     for name, value in facts.items():
         print(f"{name:<10}{value}")
+
+
+def _shipped_weights() -> Path:
+    """The network that comes with the package, named on stderr. Raises CheckpointError where it is missing."""
+    from spiketrack.detector.shipped import shipped_weights
+
+    weights = shipped_weights()
+    sys.stderr.write(f"no --weights given: using the shipped network {weights} (see docs/model_card.md)\n")
+    return weights
+
+
+def _run_weights(best: Path) -> Path:
+    """The best checkpoint of a run, or the shipped network where there is no such run."""
+    if best.exists():
+        return best
+    try:
+        return _shipped_weights()
+    except CheckpointError as error:
+        raise CheckpointError(f"{best}: no such checkpoint, and {error}") from error
 
 
 def _parse_size(size: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ beginnings, and show the objects a step away from their labels.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class AugmentSettings(BaseModel):
 
     flip: float = Field(0.0, ge=0, le=1, description="probability of a left-right mirror image")
     flip_vertical: float = Field(0.0, ge=0, le=1, description="probability of an upside-down mirror image")
-    zoom: float = Field(0.0, ge=0, lt=1, description="zoom by a factor within 1 / (1 + zoom) .. 1 + zoom")
+    zoom: float = Field(0.0, ge=0, le=3, description="zoom by a factor within 1 / (1 + zoom) .. 1 + zoom")
     stretch: float = Field(0.0, ge=0, lt=1, description="change of the aspect ratio, range as for zoom")
     translate: float = Field(0.0, ge=0, le=1, description="largest shift, as a share of the sensor's sides")
     drop: float = Field(0.0, ge=0, lt=1, description="largest share of events dropped at random")
@@ -46,7 +47,10 @@ class AugmentSettings(BaseModel):
     )
     noise_hz: float = Field(0.0, ge=0, le=20, description="largest rate of background events, per pixel and second")
     crop: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="train on parts of the sensor, [width, height], each holding a label; null takes all of it"
+        None, description="train on parts of the input, [width, height] in its pixels; null takes all of it"
+    )
+    crop_on_label: float = Field(
+        1.0, ge=0, le=1, description="share of the crops that hold a label, where there is one; the others lie anywhere"
     )
     least_visible: float = Field(0.3, ge=0, le=1, description="a label is kept if this share of it stays on the sensor")
 
@@ -78,12 +82,30 @@ def draw(settings: AugmentSettings, width: int, height: int, rng: np.random.Gene
 def crop_around(
     affine: Affine, boxes: Boxes, crop: tuple[int, int], width: int, height: int, rng: np.random.Generator
 ) -> Affine:
-    """The map followed by a cut: a random part of the sensor that holds the centre of a random box, if there is one."""
+    """The map followed by a cut: a random part of the sensor that holds the centre of a random box, if there is one.
+
+    crop: (width, height), in sensor pixels. Where it is larger than the sensor it holds all of that.
+    """
     moved = move_boxes(boxes, affine, width, height, 0.0).xyxy
     box = moved[rng.integers(len(moved))] if len(moved) else np.array([0, 0, width, height], np.float32)
     left, top = (
-        int(np.clip(np.floor((low + high) / 2 - rng.random() * (side - 1)), 0, max(whole - side, 0)))
+        int(np.clip(np.floor((low + high) / 2 - rng.random() * (side - 1)), min(0, whole - side), max(0, whole - side)))
         for low, high, side, whole in zip(box[:2], box[2:], crop, (width, height), strict=True)
+    )
+    return affine._replace(shift_x=affine.shift_x - left, shift_y=affine.shift_y - top)
+
+
+def crop_anywhere(affine: Affine, crop: tuple[int, int], width: int, height: int, rng: np.random.Generator) -> Affine:
+    """The map followed by a cut anywhere: on the picture of the sensor, or around all of it where the crop is larger.
+
+    crop: (width, height), in sensor pixels. The picture is where the map puts the sensor of width x height pixels.
+    """
+    left, top = (
+        int(rng.integers(low, high, endpoint=True))
+        for low, high in (
+            sorted((math.floor(min(shift, shift + scale * whole)), math.ceil(max(shift, shift + scale * whole)) - side))
+            for scale, shift, side, whole in zip(affine[::2], affine[1::2], crop, (width, height), strict=True)
+        )
     )
     return affine._replace(shift_x=affine.shift_x - left, shift_y=affine.shift_y - top)
 

@@ -3,13 +3,16 @@
 Station: in comes the root of a data set, out go its labelled sequences. Layout: `ROOT/HDF5/<split folder>/
 <name>_td.h5`, labels `<name>_bbox.npy` beside it or under `ROOT/class annotations/eight_class_annotations_<split>/`,
 class names in `ROOT/classes.txt`, one a line. A split folder is `train`, or begins with `train_` (eTraM: train_h5_1).
+
+A time without labels says nothing, as the scene need not be empty. Where it is known to be, as in simulated data,
+`<name>_times.npy` (int64 microseconds) beside the recording lists every time that was annotated, the empty ones too.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,17 @@ from spiketrack.errors import LabelError, SettingsError
 from spiketrack.filters import NO_FILTERS, FilterSettings, filtered_recording
 from spiketrack.recordings import Recording, load_labels, open_recording
 
-EVENTS_SUFFIX, LABELS_SUFFIX = "_td.h5", "_bbox.npy"
+EVENTS_SUFFIX, LABELS_SUFFIX, TIMES_SUFFIX = "_td.h5", "_bbox.npy", "_times.npy"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledSequence:
-    """One recording with its labels, already repaired to fit its sensor."""
+    """One recording with its labels, already repaired to fit its sensor.
+
+    annotated: (N,) int64 microseconds, times at which every object has a label, so that one without labels is empty.
+    """
 
     name: str
     path: Path
@@ -36,6 +42,11 @@ class LabelledSequence:
     labels: Boxes
     repairs: Counter[str]
     filters: FilterSettings = NO_FILTERS
+    annotated: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def steps(self, slice_us: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+        """The grid of time steps and the labelled ones, those known to be empty included (see `label_steps`)."""
+        return label_steps(self.labels, slice_us, self.annotated)
 
     def open(self) -> Recording:
         """The events, after the filters; a new object at each call."""
@@ -70,7 +81,7 @@ def find_sequences(
             bare.append(path.name)
             continue
         sequence = load_sequence(path, labels, class_names, filters)
-        if len(sequence.labels):
+        if len(sequence.labels) or len(sequence.annotated):
             sequences.append(sequence)
         else:
             bare.append(path.name)
@@ -94,17 +105,34 @@ def load_sequence(
     recording = open_recording(path)
     labels, repairs = load_labels(labels_path, width=recording.width, height=recording.height, class_names=class_names)
     name = path.name.removesuffix(EVENTS_SUFFIX)
-    return LabelledSequence(name, path, recording.width, recording.height, labels, repairs, filters)
+    annotated = _annotated_times(path.with_name(name + TIMES_SUFFIX))
+    return LabelledSequence(name, path, recording.width, recording.height, labels, repairs, filters, annotated)
 
 
-def label_steps(labels: Boxes, slice_us: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+def _annotated_times(path: Path) -> NDArray[np.int64]:
+    """The times in a file, in order; none without the file. Raises LabelError where it holds something else."""
+    if not path.is_file():
+        return np.empty(0, np.int64)
+    try:
+        times = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LabelError(f"{path}: not a readable file of annotated times ({' '.join(str(error).split())})") from error
+    if not isinstance(times, np.ndarray) or times.ndim != 1 or times.dtype != np.int64:
+        what = f"{times.dtype} of {times.shape}" if isinstance(times, np.ndarray) else "an archive"
+        raise LabelError(f"{path}: expected annotated times, one row of int64 microseconds, got {what}")
+    return np.unique(times)
+
+
+def label_steps(
+    labels: Boxes, slice_us: int, annotated: NDArray[np.int64] | None = None
+) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
     """Lay a grid of time steps over a sequence so that labels fall on the ends of steps.
 
     Returns anchor_us, steps, times_us: step k covers [anchor + k * slice, anchor + (k + 1) * slice) and is labelled
     where a label time lies in (start, end]; the latest such time speaks for it. steps (L,) and times_us (L,) list
-    the labelled steps in order. The grid is anchored at the first label time.
+    the labelled steps in order. The grid is anchored at the first label time. annotated: label times without labels.
     """
-    times = np.unique(labels.t)
+    times = np.unique(labels.t if annotated is None else np.concatenate([labels.t, annotated]))
     if not len(times):
         return 0, times, times
     anchor = int(times[0]) % slice_us

@@ -2,8 +2,8 @@
 
 Station: the border between NumPy and torch before the network. A training sample is a run of consecutive time steps
 of one sequence, every step with the labels of its end; a step without labels says nothing (it is no proof of an empty
-scene) and costs nothing. The order of samples and every augmentation follow from (seed, epoch, place), so that a run
-can be resumed anywhere.
+scene) and costs nothing, unless the sequence knows it to be empty: then it is background. The order of samples and
+every augmentation follow from (seed, epoch, place), so that a run can be resumed anywhere.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.augment import AugmentSettings, crop_around, disturb, draw, move_boxes, move_window
-from spiketrack.datasets.etram import LabelledSequence, label_steps
+from spiketrack.datasets.augment import (
+    AugmentSettings,
+    crop_anywhere,
+    crop_around,
+    disturb,
+    draw,
+    move_boxes,
+    move_window,
+)
+from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.targets import LabelBatch
 from spiketrack.errors import SettingsError
@@ -81,7 +89,7 @@ class TrainingSamples:
         if len(sizes) > 1 and not augment.crop:
             raise SettingsError(
                 f"the sequences come from sensors of different size, inputs would be {sorted(sizes)} "
-                "(height, width); set input.height and input.width"
+                "(height, width); set input.height and input.width, or data.augment.crop"
             )
         if augment.crop:
             _check_crop(augment.crop, settings, sequences)
@@ -91,7 +99,7 @@ class TrainingSamples:
             )
         self.sequences, self.settings, self.augment = list(sequences), settings, augment
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
-        self._grids = [label_steps(sequence.labels, settings.slice_us) for sequence in sequences]
+        self._grids = [sequence.steps(settings.slice_us) for sequence in sequences]
         self._recordings: dict[int, Recording] = {}
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
@@ -137,22 +145,28 @@ class TrainingSamples:
         self, window: Window, labels: list[Boxes | None], rng: np.random.Generator
     ) -> tuple[NDArray, list[Boxes | None]]:
         """Augmented events as (T, C, H, W), and the labels of each step in input pixels."""
-        augment, sensor = self.augment, (window.width, window.height)
+        augment, settings, sensor = self.augment, self.settings, (window.width, window.height)
         affine, drop = draw(augment, *sensor, rng)
         if augment.crop:
-            all_labels = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
-            affine = crop_around(affine, all_labels, augment.crop, *sensor, rng)
-            sensor = augment.crop
+            binning = settings.binning(window.height, window.width)
+            cut = (augment.crop[0] * binning, augment.crop[1] * binning)  # in sensor pixels
+            # drawn only where it can happen, so that samples without it are those of earlier versions
+            if augment.crop_on_label < 1 and rng.random() >= augment.crop_on_label:
+                affine = crop_anywhere(affine, cut, *sensor, rng)
+            else:
+                all_labels = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
+                affine = crop_around(affine, all_labels, cut, *sensor, rng)
+            settings, sensor = settings.resized(*augment.crop), cut
         window = disturb(move_window(window, affine, sensor, drop, rng), augment, rng)
-        x0, y0, *seen = self.settings.seen_area(window.height, window.width)  # (x0, y0, width, height)
-        height, width = self.settings.size(window.height, window.width)
+        x0, y0, *seen = settings.seen_area(window.height, window.width)  # (x0, y0, width, height)
+        height, width = settings.size(window.height, window.width)
         scale = np.array([width / seen[0], height / seen[1]] * 2, np.float32)
         affine = affine._replace(shift_x=affine.shift_x - x0, shift_y=affine.shift_y - y0)
         moved = [
             None if boxes is None else _scaled(move_boxes(boxes, affine, *seen, augment.least_visible), scale)
             for boxes in labels
         ]
-        return self.settings.encode(window, window.end_us, self.steps), moved
+        return settings.encode(window, window.end_us, self.steps), moved
 
     def _read(self, sample: Sample) -> tuple[Window, list[Boxes | None]]:
         """The events of a sample and the labels of each of its steps (None where there are none)."""
@@ -197,8 +211,14 @@ def _check_crop(crop: tuple[int, int], settings: InputSettings, sequences: Seque
     width, height = min(s.width for s in sequences), min(s.height for s in sequences)
     if settings.width or settings.height or settings.crop:
         raise SettingsError(
-            "data.augment.crop cuts sensor pixels; it needs input.width, input.height and input.crop to be null"
+            "data.augment.crop sets the size of the input; it needs input.width, input.height and input.crop to be null"
         )
+    if settings.shortest_side:  # sensors of any size: what is smaller than the crop is padded
+        if min(crop) < STRIDES[-1]:
+            raise SettingsError(
+                f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells need {STRIDES[-1]} pixels a side"
+            )
+        return
     if not (STRIDES[-1] <= crop[0] <= width and STRIDES[-1] <= crop[1] <= height):
         raise SettingsError(
             f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells and the sensors allow "

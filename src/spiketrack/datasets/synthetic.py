@@ -132,9 +132,9 @@ def compose_dataset(
     def scenes(split: str) -> Iterator[Callable[[], Scene]]:
         count, duration_us = settings.scenes(split)
         scene = _scene_of(settings.scene, settings, split)
-        deal = _deal(pools[split], np.random.default_rng([settings.seed, _split_seed(split), _DEAL_STREAM]))
+        deal = _deal(pools[split], np.random.default_rng([settings.seed, split_seed(split), _DEAL_STREAM]))
         for index in range(count):
-            seed = (settings.seed, _split_seed(split), index)
+            seed = (settings.seed, split_seed(split), index)
             wanted = len(plan_scene(scene, duration_us, seed))
             hand = [next(deal) for _ in range(max(1, wanted))]
             yield lambda hand=hand, seed=seed: compose_scene(
@@ -155,14 +155,23 @@ def simulate_dataset(
         count, duration_us = settings.scenes(split)
         scene = _scene_of(settings.scene, settings, split)
         for index in range(count):
-            seed = (settings.seed, _split_seed(split), index)
+            seed = (settings.seed, split_seed(split), index)
             yield lambda seed=seed: simulate_scene(scene, duration_us, seed)
 
     size = (settings.scene.width, settings.scene.height)
     return _write_dataset(Path(out_dir), "simulate", settings, {}, SHAPE_CLASSES, size, scenes, progress)
 
 
-def _split_seed(split: str) -> int:
+def share_scenes(scenes: int) -> dict[str, int]:
+    """70 / 15 / 15 % train, val and test scenes; at least one of each from three scenes on, before that train alone."""
+    if scenes < 3:
+        return {"train": scenes, "val": 0, "test": 0}
+    held = max(1, round(0.15 * scenes))
+    return {"train": scenes - 2 * held, "val": held, "test": held}
+
+
+def split_seed(split: str) -> int:
+    """The part of a scene's seed that tells the splits apart."""
     return SPLITS.index(split) + 1
 
 
@@ -234,7 +243,7 @@ def _write_dataset(
         "class_names": list(class_names),
         "digits": digits,
     }
-    _claim(folder, identity)
+    claim_folder(folder, identity)
     write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in class_names), RecordingError)
     total = sum(settings.scenes(split)[0] for split in SPLITS)
     done = skipped = events = labels = tracks = 0
@@ -271,8 +280,11 @@ def _write_scene(stem: Path, scene: Scene, size: tuple[int, int]) -> tuple[int, 
     return event_count, label_count, len(tracks)
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Make the folder ours: write dataset.json, or check that the one there says the same."""
+def claim_folder(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Make the folder ours: write dataset.json, or check that the one there says the same; returns what it says.
+
+    Keys beside those of the identity do not count. Raises SettingsError where the folder holds anything else.
+    """
     path = folder / "dataset.json"
     if path.is_file():
         try:
@@ -286,14 +298,21 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 f"{folder}: holds a data set made with other settings ({'; '.join(differing[:3])}{more}); "
                 "write elsewhere, delete it, or use its settings to finish it"
             )
-        return
-    if (folder / "HDF5").exists():
-        raise SettingsError(
-            f"{folder}: has a folder HDF5 but no dataset.json, so it is no data set of ours; write elsewhere"
-        )
+        return found
+    for name in ("HDF5", "RAW"):
+        if (folder / name).exists():
+            raise SettingsError(
+                f"{folder}: has a folder {name} but no dataset.json, so it is no data set of ours; write elsewhere"
+            )
     make_folder(folder)
     record = {**identity, "spiketrack": version("spiketrack")}
-    write_whole(path, json.dumps(record, indent=1) + "\n", RecordingError)
+    write_record(folder, record)
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write dataset.json at once."""
+    write_whole(folder / "dataset.json", json.dumps(record, indent=1) + "\n", RecordingError)
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -22,13 +22,16 @@ KIND = "spiketrack checkpoint"
 VERSION = 1
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: dict[str, Any], max_bytes: int | None = None) -> None:
     """Write tensors, numbers, strings, lists and dicts under `path`, atomically.
 
-    Raises CheckpointError where it cannot be written (no space, no permission); what lay there before stays.
+    Raises CheckpointError where it cannot be written (no space, no permission) or would be larger than max_bytes;
+    what lay there before stays.
     """
     buffer = io.BytesIO()
     torch.save({"kind": KIND, "version": VERSION, **content}, buffer)
+    if max_bytes is not None and buffer.getbuffer().nbytes > max_bytes:
+        raise CheckpointError(f"{path}: would have {buffer.getbuffer().nbytes:,} bytes, at most {max_bytes:,} may be")
     write_whole(Path(path), buffer.getbuffer(), CheckpointError)
 
 

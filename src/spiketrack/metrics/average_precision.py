@@ -8,7 +8,7 @@ pycocotools), precision-recall curves from the same greedy matching at IoU 0.5.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,16 +96,19 @@ def average_precision(
     sequences: Sequence[NamedPair],
     class_names: Sequence[str],
     protocol: Protocol | str,
+    annotated: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> DetectionScores:
     """Score detections against labels at the label times.
 
     sequences: (name, labels, detections) of each recording, times from the start of the recording. class_names: one
-    name per class id. Raises LabelError where no label is left to evaluate, SettingsError for an unknown protocol.
+    name per class id. annotated: per recording, times (us) whose objects all have labels, so that one without any is an
+    image without objects; other times without labels say nothing. Raises LabelError where no label is left to evaluate,
+    SettingsError for an unknown protocol.
     """
     if isinstance(protocol, str):
         protocol = protocol_named(protocol)
     check_sequences(sequences, class_names, "detections")
-    images, elsewhere, warnings = _images(sequences, protocol)
+    images, elsewhere, warnings = _images(sequences, protocol, annotated or {})
     labels_per_class = np.zeros(len(class_names), np.int64)
     detections_per_class = np.zeros(len(class_names), np.int64)
     for labels, detections in images:
@@ -153,7 +156,9 @@ def average_precision(
     )
 
 
-def _images(sequences: Sequence[NamedPair], protocol: Protocol) -> tuple[list[_Image], int, list[str]]:
+def _images(
+    sequences: Sequence[NamedPair], protocol: Protocol, annotated: Mapping[str, NDArray[np.int64]]
+) -> tuple[list[_Image], int, list[str]]:
     """Labels and detections of every label time, the number of detections at none, and warnings."""
     tolerance = protocol.tolerance_us or 0
     images: list[_Image] = []
@@ -161,9 +166,11 @@ def _images(sequences: Sequence[NamedPair], protocol: Protocol) -> tuple[list[_I
     warnings: list[str] = []
     for name, labels, detections in sequences:
         given += len(labels)
+        empty = np.setdiff1d(annotated.get(name, ()), labels.t).astype(np.int64)
+        empty = empty if protocol.skip_us is None else empty[empty > protocol.skip_us]
         labels, detections = counted(labels, protocol), counted(detections, protocol)
         inside = np.zeros(len(detections), bool)
-        for time, labels_then in labels.by_time():
+        for time, labels_then in [*labels.by_time(), *((int(time), Boxes.empty()) for time in empty)]:
             first, last = np.searchsorted(detections.t, (time - tolerance, time + tolerance + 1))
             inside[first:last] = True
             images.append((labels_then, detections[first:last]))
@@ -175,7 +182,7 @@ def _images(sequences: Sequence[NamedPair], protocol: Protocol) -> tuple[list[_I
                 "more, so detections of one label time also count at its neighbours; use less than "
                 f"{(period + 1) // 2} us"
             )
-    if not images:
+    if not any(len(labels) for labels, _ in images):
         raise LabelError(
             f"nothing to evaluate: of {given} labels in {len(sequences)} sequences none is left under protocol "
             f"{protocol}; check the labels' scale and times, or choose another protocol"

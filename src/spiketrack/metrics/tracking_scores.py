@@ -6,7 +6,7 @@ averaged over detections, and per sequence. Combination follows TrackEval.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -68,11 +68,16 @@ class TrackingScores:
     tracks_elsewhere: int
 
 
-def tracking_scores(sequences: Sequence[NamedPair], class_names: Sequence[str]) -> TrackingScores:
+def tracking_scores(
+    sequences: Sequence[NamedPair],
+    class_names: Sequence[str],
+    annotated: Mapping[str, NDArray[np.int64]] | None = None,
+) -> TrackingScores:
     """Score tracks against labels at the label times of each sequence.
 
     sequences: (name, labels, tracks) of each recording, all boxes with identities. A label time is a time with a
-    label of any class; a class without labels there still counts its tracks as false positives. Raises LabelError
+    label of any class, or one of `annotated` (per recording, times in us at which every object has a label); a class
+    without labels there still counts its tracks as false positives. Raises LabelError
     where there is no label at all, a label without identity or one identity twice at a time; SpiketrackError for
     tracks alike.
     """
@@ -81,7 +86,7 @@ def tracking_scores(sequences: Sequence[NamedPair], class_names: Sequence[str]) 
     per_sequence: dict[str, _Parts] = {}
     label_times = elsewhere = 0
     for name, labels, tracks in sequences:
-        times = np.unique(labels.t)
+        times = np.union1d(labels.t, (annotated or {}).get(name, labels.t))
         label_times += len(times)
         elsewhere += int(np.count_nonzero(~np.isin(tracks.t, times)))
         per_sequence[name] = _Parts()
@@ -94,7 +99,7 @@ def tracking_scores(sequences: Sequence[NamedPair], class_names: Sequence[str]) 
             )
             per_class[class_id] += parts
             per_sequence[name] += parts
-    if not label_times:
+    if not any(len(labels) for _, labels, _ in sequences):
         raise LabelError(
             f"nothing to evaluate: no label in any of {len(sequences)} sequences; tracks are scored at label times"
         )

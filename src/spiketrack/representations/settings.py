@@ -57,14 +57,37 @@ class InputSettings(BaseModel):
     ] = None
     height: int | None = Field(None, gt=0, description="rows of the input; null takes the sensor's, or the crop's")
     width: int | None = Field(None, gt=0, description="columns of the input; null takes the sensor's, or the crop's")
+    shortest_side: int | None = Field(
+        None,
+        gt=0,
+        description="instead of height and width, for sensors of any size: pixels are binned f x f, f the least "
+        "whole number that leaves at most this many on the shorter side; what is left over at the end is not seen",
+    )
 
     @property
     def channels(self) -> int:
         """Channels C of one time step."""
         return self.bins * PLANES[self.representation][0]
 
+    def binning(self, sensor_height: int, sensor_width: int) -> int:
+        """f, where an input pixel is f x f pixels of the sensor: 1 without shortest_side, 2 for 1280 x 720 and 384.
+
+        Raises SettingsError where the crop leaves the sensor.
+        """
+        _, _, width, height = self._whole_area(sensor_height, sensor_width)
+        return -(-min(width, height) // self.shortest_side) if self.shortest_side else 1
+
     def seen_area(self, sensor_height: int, sensor_width: int) -> tuple[int, int, int, int]:
-        """(x0, y0, width, height) of the sensor that the input shows. Raises SettingsError where the crop leaves it."""
+        """(x0, y0, width, height) of the sensor that the input shows. Raises SettingsError where the crop leaves it.
+
+        With shortest_side, width and height are multiples of f = `binning`, so that pixel x of the sensor is exactly
+        pixel (x - x0) // f of the input and boxes scale by exactly f.
+        """
+        x0, y0, width, height = self._whole_area(sensor_height, sensor_width)
+        f = self.binning(sensor_height, sensor_width)
+        return x0, y0, width // f * f, height // f * f
+
+    def _whole_area(self, sensor_height: int, sensor_width: int) -> tuple[int, int, int, int]:
         x0, y0, width, height = self.crop or (0, 0, sensor_width, sensor_height)
         if x0 + width > sensor_width or y0 + height > sensor_height:
             raise SettingsError(
@@ -76,7 +99,8 @@ class InputSettings(BaseModel):
     def size(self, sensor_height: int, sensor_width: int) -> tuple[int, int]:
         """(H, W) of the input for a sensor. Raises SettingsError where it would be larger than what is seen of it."""
         _, _, seen_width, seen_height = self.seen_area(sensor_height, sensor_width)
-        height, width = self.height or seen_height, self.width or seen_width
+        f = self.binning(sensor_height, sensor_width)
+        height, width = self.height or seen_height // f, self.width or seen_width // f
         if height > seen_height or width > seen_width:
             what = "crop" if self.crop else "sensor"
             raise SettingsError(
@@ -84,6 +108,17 @@ class InputSettings(BaseModel):
                 f"{seen_width} x {seen_height}; counts are only ever reduced, choose a smaller size"
             )
         return height, width
+
+    def resized(self, width: int, height: int) -> InputSettings:
+        """The same input with another size, in pixels; it takes the place of shortest_side."""
+        changed = {"width": width, "height": height, "shortest_side": None}
+        return InputSettings.model_validate({**self.model_dump(), **changed})
+
+    @model_validator(mode="after")
+    def _one_way_to_size(self) -> Self:
+        if self.shortest_side is not None and (self.width is not None or self.height is not None):
+            raise ValueError("shortest_side takes the place of width and height; leave those two null")
+        return self
 
     @model_validator(mode="after")
     def _window_covers_slice(self) -> Self:
@@ -110,11 +145,12 @@ class InputSettings(BaseModel):
         high-frequency mode, are counted in one pass.
         """
         size, (planes, dtype) = self.size(events.height, events.width), PLANES[self.representation]
+        area = self.seen_area(events.height, events.width)
         ends = [end_us - (steps - 1 - k) * self.slice_us for k in range(steps)]
         out = np.empty((steps, self.bins, planes, *size), dtype)
 
         def frame(out: NDArray) -> FrameOptions:
-            return {"size": size, "crop": self.crop, "threads": threads, "out": out}
+            return {"size": size, "crop": area, "threads": threads, "out": out}
 
         if dtype == np.float32:
             for end, step in zip(ends, out, strict=True):

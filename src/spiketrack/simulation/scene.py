@@ -30,9 +30,11 @@ from spiketrack.simulation.motion import (
     plan_tracks,
 )
 from spiketrack.simulation.noise import NoiseSettings, noise_events
-from spiketrack.simulation.sensor import PixelArray, PixelSettings, Region
+from spiketrack.simulation.sensor import TILE, PixelSettings, Sensor, SensorSettings
 
-SHAPE_CLASSES = ("disc", "square", "triangle")  # class ids and kinds of kernels.py
+Region = tuple[int, int, int, int]
+
+SHAPE_CLASSES = ("disc", "square", "triangle")  # class ids and kinds of shape_kernels.py
 CHUNK_US = 100_000
 
 # Radius of the circle around a shape of size 1 (the side of the square, the diameter of the disc and of the circle
@@ -80,7 +82,7 @@ class Shape:
     offset: float
 
     def row(self, t_us: int) -> tuple[float, ...]:
-        """The columns that kernels.py draws at a time."""
+        """The columns that shape_kernels.py draws at a time."""
         x, y = self.track.position(t_us)
         angle = self.angle + self.spin * t_us * 1e-6
         return (
@@ -177,11 +179,12 @@ def _frames(
     settings: SceneSettings, canvas: Canvas, shapes: Sequence[Shape], seed: Sequence[int]
 ) -> Iterator[tuple[int, Events]]:
     """Render and expose frame after frame: (time, events since the frame before), from time 0 on without end."""
-    from spiketrack.simulation.kernels import render_region
+    from spiketrack.simulation.shape_kernels import render_region
 
     background = _background(settings, canvas, seed)
-    pixels = PixelArray(settings.pixel, canvas, [*seed, PIXEL_STREAM])
-    log_frame = np.empty((canvas.height, canvas.width))
+    sensor = SensorSettings(width=canvas.width, height=canvas.height, pixel=settings.pixel)
+    pixels = Sensor(sensor, [*seed, PIXEL_STREAM])
+    frame = np.empty((canvas.height, canvas.width), np.float32)
     regions: list[Region] | None = None
     before: dict[int, Region] = {}
     alive: list[Shape] = []
@@ -198,8 +201,8 @@ def _frames(
         else:
             regions = [_union(before.get(key), now.get(key)) for key in {**before, **now}]
         for region in regions:
-            render_region(background, rows, region, log_frame)
-        yield t_us, pixels.expose(log_frame, t_us, regions)
+            render_region(background, rows, region, frame)
+        yield t_us, pixels.expose(frame, t_us, _tiles(regions, canvas)).events
         before, t_us = now, t_us + settings.frame_us
 
 
@@ -231,6 +234,15 @@ def _union(one: Region | None, other: Region | None) -> Region:
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
+def _tiles(regions: Sequence[Region], canvas: Canvas) -> NDArray[np.bool_]:
+    """The sensor's tiles that the regions touch."""
+    touched = np.zeros((-(-canvas.height // TILE), -(-canvas.width // TILE)), np.bool_)
+    for left, top, right, bottom in regions:
+        if left < right and top < bottom:
+            touched[top // TILE : -(-bottom // TILE), left // TILE : -(-right // TILE)] = True
+    return touched
+
+
 def _background(settings: SceneSettings, canvas: Canvas, seed: Sequence[int]) -> NDArray[np.float64]:
     """A mid-grey wall with a faint smooth texture: (H, W) intensity."""
     from scipy import ndimage
@@ -250,7 +262,7 @@ def _merge(events: Events, noise: Events) -> Events:
 
 def _sightings(shapes: Sequence[Shape], canvas: Canvas, t_us: int) -> list[Sighting]:
     """Every shape alive at a time with its box and the share of it that is in sight, in the order of birth."""
-    from spiketrack.simulation.kernels import visible_shares
+    from spiketrack.simulation.shape_kernels import visible_shares
 
     alive = _alive(shapes, t_us)
     shares = visible_shares(_rows(alive, t_us), canvas.width, canvas.height)

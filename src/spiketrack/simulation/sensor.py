@@ -1,34 +1,48 @@
-"""The pixel model: from log intensity over time to events.
+"""The pixel model: from frames of intensity to the events of a camera.
 
-Station: shared by every simulated scene. In come frames of log intensity at increasing times, out go the events that
-an event camera's pixels fire between them. Model: Lichtsteiner, Posch, Delbruck, "A 128x128 120 dB 15 us latency
-asynchronous temporal contrast vision sensor", IEEE JSSC 2008; interpolation between frames as in Rebecq et al., "ESIM",
-CoRL 2018.
+Station: shared by every simulated scene. In come frames of linear intensity at increasing times, out go the events that
+an event camera reports in between. Sources:
+- pixel with ON and OFF thresholds on the log intensity, their mismatch, reset after each event: Lichtsteiner, Posch,
+  Delbruck, "A 128x128 120 dB 15 us latency asynchronous temporal contrast vision sensor", IEEE JSSC 2008; ATIS: Posch,
+  Matolin, Wohlgenannt, IEEE JSSC 2011; DAVIS: Brandli et al., IEEE JSSC 2014; IMX636: Finateu et al., ISSCC 2020;
+- exact times between frames, linear in log intensity: Rebecq et al., "ESIM", CoRL 2018; survey: Gallego et al., "Event-
+  based vision: a survey", TPAMI 2022;
+- low pass whose cut-off grows with intensity, leak events, shot noise that falls with brightness: Hu, Liu, Delbruck,
+  "v2e: from video frames to realistic DVS events", CVPRW 2021; leak that grows with light (parasitic photocurrent):
+  Nozaki, Delbruck, IEEE TED 2017; shot noise: Graca, Delbruck, "Unraveling the paradox of intensity-dependent DVS pixel
+  noise", IISW 2021.
 
-Between two frames a pixel's log intensity runs linearly. It fires ON where it has risen by its ON threshold above
-the reference, OFF where it has fallen by its OFF threshold below, at the exact time of the crossing, as often as it
-crosses. After an event it is held in reset for the refractory period; its reference is then the log intensity at the
-end of it.
+Between two frames log(intensity + dark) runs linearly; the output of the low pass follows it exactly. A pixel fires ON
+where the output has risen by its ON threshold above the reference, OFF where it has fallen by its OFF threshold below,
+at the exact time of the crossing, as often as it crosses. After an event it is held in reset for the refractory period;
+its reference is then the output at the end of it. Noise fires by chance (Poisson) and resets the pixel as light does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spiketrack.events import Events
-from spiketrack.simulation.motion import Canvas
+from spiketrack.events import MAX_SENSOR_SIDE, Events
+from spiketrack.simulation.readout import Readout, ReadoutSettings, Requests
 
-Region = tuple[int, int, int, int]
+TILE = 16
+_AREA = TILE * TILE
 
 _LEAST_THRESHOLD = 0.01
+_NOISE_STREAM, _HOT_STREAM, _READOUT_STREAM = range(1, 4)
+_HOT_SPREAD = (0.5, 1.5)
+_TILES_A_THREAD = 100
 
 
 class PixelSettings(BaseModel):
-    """The event pixel; thresholds in units of natural log intensity."""
+    """The event pixel; thresholds in units of natural log intensity. The default has neither low pass nor noise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,79 +55,253 @@ class PixelSettings(BaseModel):
     mismatch: float = Field(
         0.03, ge=0, le=0.5, description="standard deviation of the thresholds from pixel to pixel, in log intensity"
     )
+    bandwidth_hz: float | None = Field(
+        None, gt=0, le=1e6, description="highest cut-off of the low pass on the log intensity in Hz; null: no low pass"
+    )
+    least_bandwidth_hz: float = Field(10.0, gt=0, le=1e6, description="cut-off in the dark in Hz")
+    bandwidth_intensity: float = Field(
+        0.1, gt=0, le=1e6, description="intensity from which the cut-off is the highest; below it is proportional"
+    )
+    dark_intensity: float = Field(0.0, ge=0, le=1, description="intensity of the dark current, added before the log")
     refractory_us: float = Field(
         300.0, ge=0, le=1e6, description="time in microseconds for which a pixel is held in reset after an event"
     )
+    leak_hz: float = Field(0.0, ge=0, le=1000, description="leak events (ON) per pixel and second in the dark")
+    leak_light_hz: float = Field(
+        0.0, ge=0, le=1000, description="further leak events per pixel and second at intensity 1, proportional below"
+    )
+    shot_hz: float = Field(
+        0.0, ge=0, le=1000, description="shot noise in the dark, events of either polarity per pixel and second"
+    )
+    shot_intensity: float = Field(
+        0.02, gt=0, le=1e6, description="intensity at which shot noise has fallen to half, h: rate = dark / (1 + I / h)"
+    )
+    hot_pixels: float = Field(0.0, ge=0, le=1, description="share of hot pixels")
+    hot_rate_hz: float = Field(
+        50.0, ge=0, le=10_000, description="mean events per second of a hot pixel; each has its own, 0.5 to 1.5 times"
+    )
+
+    @model_validator(mode="after")
+    def _bandwidths_in_order(self) -> Self:
+        if self.bandwidth_hz is not None and self.bandwidth_hz < self.least_bandwidth_hz:
+            raise ValueError(f"bandwidth_hz {self.bandwidth_hz} is below least_bandwidth_hz {self.least_bandwidth_hz}")
+        return self
 
 
-class PixelArray:
-    """A sensor's pixels with their state between frames."""
+class SensorSettings(BaseModel):
+    """A sensor: its size, pixels and read-out."""
 
-    def __init__(self, settings: PixelSettings, canvas: Canvas, seed: Sequence[int]) -> None:
-        """Draw each pixel's thresholds; below 0.01 log units they are clipped to it."""
-        shape = (canvas.height, canvas.width)
-        rng = np.random.default_rng(seed)
-        self.on = np.maximum(rng.normal(settings.on_threshold, settings.mismatch, shape), _LEAST_THRESHOLD)
-        self.off = np.maximum(rng.normal(settings.off_threshold, settings.mismatch, shape), _LEAST_THRESHOLD)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(1280, ge=1, le=MAX_SENSOR_SIDE, description="width of the sensor in pixels")
+    height: int = Field(720, ge=1, le=MAX_SENSOR_SIDE, description="height of the sensor in pixels")
+    pixel: PixelSettings = Field(PixelSettings(), description="the event pixel")
+    readout: ReadoutSettings = Field(ReadoutSettings(), description="the way from the pixels to time-stamped events")
+
+
+class Exposure(NamedTuple):
+    """Events in order of time, and which of them the light caused: (N,) bool (not leak, shot noise or hot pixels)."""
+
+    events: Events
+    signal: NDArray[np.bool_]
+
+
+class Sensor:
+    """A sensor with its state between frames."""
+
+    def __init__(self, settings: SensorSettings, seed: Sequence[int], threads: int = 2) -> None:
+        """Draw each pixel's thresholds (clipped below 0.01 log units) and the hot pixels.
+
+        Everything random follows from the seed (non-negative integers) and the times of the frames; the number of
+        threads changes nothing.
+        """
+        pixel, shape = settings.pixel, (settings.height, settings.width)
         self._settings = settings
-        self._canvas = canvas
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._across, self._down = -(-settings.width // TILE), -(-settings.height // TILE)
+        rng = np.random.default_rng(seed)
+        thresholds = [
+            np.maximum(rng.normal(mean, pixel.mismatch, shape), _LEAST_THRESHOLD).astype(np.float32)
+            for mean in (pixel.on_threshold, pixel.off_threshold)
+        ]
+        tiles = self._across * self._down
+        # log intensity, output, reference, ON and OFF thresholds, by tile
+        self._state = (
+            *(np.zeros((tiles, _AREA), np.float32) for _ in range(3)),
+            *(self._by_tile(threshold) for threshold in thresholds),
+        )
+        self._free_at = np.zeros((tiles, _AREA))
+        self._unsettled = np.zeros(tiles, np.bool_)
+        self._constants = np.array(
+            [
+                pixel.dark_intensity,
+                pixel.refractory_us,
+                2e-6 * np.pi * (pixel.bandwidth_hz or 0.0),
+                2e-6 * np.pi * pixel.least_bandwidth_hz,
+                pixel.bandwidth_intensity,
+            ]
+        )
+        self._noise_rng = np.random.default_rng([*seed, _NOISE_STREAM])
+        hot = np.random.default_rng([*seed, _HOT_STREAM])
+        count = round(pixel.hot_pixels * settings.width * settings.height)
+        self._hot = hot.choice(settings.width * settings.height, count, replace=False)
+        self._hot_rates = pixel.hot_rate_hz * hot.uniform(*_HOT_SPREAD, count)
+        self._readout = Readout(settings.readout, settings.height, [*seed, _READOUT_STREAM])
         self._t_us: int | None = None
-        self._log_before = np.empty(shape)
-        self._reference = np.empty(shape)
-        self._free_at = np.full(shape, -np.inf)
 
-    def expose(self, log_frame: NDArray[np.float64], t_us: int, regions: Iterable[Region] | None = None) -> Events:
+    @property
+    def lost(self) -> int:
+        """Events lost in the saturated read-out so far."""
+        return self._readout.lost
+
+    @property
+    def thresholds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The ON and OFF thresholds of all pixels, (H, W) each, in log intensity."""
+        height, width = self._settings.height, self._settings.width
+
+        def by_row(state: NDArray[np.float32]) -> NDArray[np.float32]:
+            tiles = state.reshape(self._down, self._across, TILE, TILE).swapaxes(1, 2)
+            return np.ascontiguousarray(tiles.reshape(self._down * TILE, self._across * TILE)[:height, :width])
+
+        return by_row(self._state[3]), by_row(self._state[4])
+
+    def expose(self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None = None) -> Exposure:
         """Run the pixels from the time of the frame before up to t_us.
 
-        log_frame: (H, W) float64, natural log of intensity at t_us. regions: (left, top, right, bottom) on the canvas
-        that hold everything that changed since the frame before, overlaps allowed; None is the whole canvas. Returns
-        the events with times rounded to microseconds, before < t <= now but for rounding; the first frame sets the
-        references and fires none. Raises ValueError for another shape, non-finite values or a time that does not
-        increase.
+        frame: (H, W) float32, linear intensity at t_us, 0 .. finite. changed: (ceil(H / 16), ceil(W / 16)) bool, the
+        tiles that may differ from the frame before; None is all. Returns what the read-out gives until t_us, times in
+        microseconds; the first frame sets the references and fires nothing. Raises ValueError for another shape or
+        type, a time that does not increase, and for intensities of the changed tiles that are negative, not finite or,
+        without dark_intensity, zero; the sensor cannot be used after that.
         """
-        canvas = self._canvas
-        if log_frame.shape != self.on.shape or log_frame.dtype != np.float64:
-            raise ValueError(
-                f"sensor: a frame must be float64 {self.on.shape}, got {log_frame.dtype} {log_frame.shape}"
-            )
+        tiles, active = self._checked(frame, t_us, changed)
+        frame = np.ascontiguousarray(frame)
+        from spiketrack.simulation.pixel_kernels import log_of
+
         if self._t_us is None:
-            if not np.isfinite(log_frame).all():
-                raise ValueError(
-                    "sensor: the first frame is not finite everywhere; add the dark intensity before the log"
-                )
-            self._log_before[:] = log_frame
-            self._reference[:] = log_frame
+            log_now, output, reference = self._state[:3]
+            every = np.arange(self._across * self._down)
+            if not log_of(frame, every, self._across, self._settings.pixel.dark_intensity, log_now):
+                raise ValueError(_UNFIT)
+            output[:] = log_now
+            reference[:] = log_now
             self._t_us = t_us
-            return Events.empty(*canvas)
-        if t_us <= self._t_us:
-            raise ValueError(f"sensor: frame times must increase, got {t_us} us after {self._t_us} us")
-        if regions is None:
-            regions = [(0, 0, canvas.width, canvas.height)]
-        parts = [self._expose_region(log_frame, self._t_us, t_us, region) for region in regions]
+            return self._exposure(Requests(*_no_columns()))
+        noise = self._noise(frame, self._t_us, t_us)
+        noisy = np.zeros_like(active)
+        noisy[noise[1] // _AREA] = True
+        tiles = np.flatnonzero(active | noisy)
+        requests = self._run(frame, tiles, active[tiles], t_us, noise)
         self._t_us = t_us
-        if not parts:
-            return Events.empty(*canvas)
-        t, x, y, p = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.argsort(t, kind="stable")
-        return Events(np.rint(t[order]).astype(np.int64), x[order], y[order], p[order], *canvas)
+        return self._exposure(self._readout.read(requests, t_us))
 
-    def _expose_region(
-        self, log_frame: NDArray[np.float64], t0_us: int, t1_us: int, region: Region
-    ) -> tuple[NDArray, ...]:
-        from spiketrack.simulation.kernels import expose_region
+    def flush(self) -> Exposure:
+        """What still waits in the read-out, at the end: its times may lie after the last frame's."""
+        return self._exposure(self._readout.read(Requests(*_no_columns()), np.inf))
 
-        left, top, right, bottom = region
-        if not (0 <= left <= right <= self._canvas.width and 0 <= top <= bottom <= self._canvas.height):
-            raise ValueError(f"sensor: region {region} leaves the canvas of {self._canvas.width}x{self._canvas.height}")
-        return expose_region(
-            log_frame,
-            float(t0_us),
-            float(t1_us),
-            region,
-            self._log_before,
-            self._reference,
-            self._free_at,
-            self.on,
-            self.off,
-            float(self._settings.refractory_us),
-        )
+    def _checked(
+        self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        shape, grid = (self._settings.height, self._settings.width), (self._down, self._across)
+        if frame.shape != shape or frame.dtype != np.float32:
+            raise ValueError(f"sensor: a frame must be float32 {shape}, got {frame.dtype} {frame.shape}")
+        if changed is not None and (changed.shape != grid or changed.dtype != np.bool_):
+            raise ValueError(f"sensor: changed tiles must be bool {grid}, got {changed.dtype} {changed.shape}")
+        if self._t_us is not None and t_us <= self._t_us:
+            raise ValueError(f"sensor: frame times must increase, got {t_us} us after {self._t_us} us")
+        active = np.ones(grid, np.bool_) if changed is None else changed
+        active = active.ravel() | self._unsettled
+        return np.flatnonzero(active), active
+
+    def _run(
+        self,
+        frame: NDArray[np.float32],
+        tiles: NDArray[np.int64],
+        active: NDArray[np.bool_],
+        t_us: int,
+        noise: tuple[NDArray, NDArray, NDArray],
+    ) -> Requests:
+        """The events of the interval in order of their tiles; as many threads as pay."""
+        from spiketrack.simulation.pixel_kernels import expose_tiles
+
+        assert self._t_us is not None
+        constants, state = self._constants, (self._state, self._free_at)
+        start, end = float(self._t_us), float(t_us)
+
+        def run(part: slice) -> tuple[NDArray, NDArray, NDArray, bool]:
+            return expose_tiles(frame, tiles[part], active[part], start, end, constants, *state, noise, self._unsettled)
+
+        work = np.cumsum(active)  # tiles with nothing but noise cost little
+        count = int(work[-1]) if len(work) else 0
+        threads = min(self._threads, 1 + count // _TILES_A_THREAD)
+        cuts = [0, *(int(np.searchsorted(work, count * k / threads)) for k in range(1, threads)), len(tiles)]
+        parts = [slice(low, high) for low, high in pairwise(cuts)]
+        if threads > 1:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads - 1)
+            others = [self._pool.submit(run, part) for part in parts[1:]]
+            results = [run(parts[0]), *(other.result() for other in others)]
+        else:
+            results = [run(part) for part in parts]
+        if not all(fit for *_, fit in results):
+            raise ValueError(_UNFIT)
+        t, place, kind = (np.concatenate(column) for column in zip(*(result[:3] for result in results), strict=True))
+        tile, inside = place >> 8, place & 255
+        x = (tile % self._across << 4) + (inside & 15)
+        y = (tile // self._across << 4) + (inside >> 4)
+        return Requests(t, x.astype(np.uint16), y.astype(np.uint16), kind)
+
+    def _noise(
+        self, frame: NDArray[np.float32], start_us: int, end_us: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.uint8]]:
+        """Leak, shot noise and hot pixels of (start_us, end_us]: times, places in tiles, polarities, sorted by both."""
+        pixel, rng, seconds = self._settings.pixel, self._noise_rng, (end_us - start_us) * 1e-6
+        size = frame.size
+        leak_most = pixel.leak_hz + pixel.leak_light_hz
+        leaks = rng.poisson(leak_most * size * seconds) if leak_most else 0
+        shots = rng.poisson(pixel.shot_hz * size * seconds) if pixel.shot_hz else 0
+        hot = np.repeat(self._hot, rng.poisson(self._hot_rates * seconds)) if len(self._hot) else self._hot
+        count = leaks + shots + len(hot)
+        if not count:
+            return np.empty(0), np.empty(0, np.int64), np.empty(0, np.uint8)
+        where = np.concatenate([rng.integers(0, size, leaks + shots), hot])
+        t = end_us - rng.random(count) * (end_us - start_us)
+        p = rng.integers(0, 2, count, dtype=np.uint8)
+        p[:leaks] = 1
+        chance = rng.random(leaks + shots)
+        y, x = np.divmod(where, self._settings.width)
+        light = frame[y[: leaks + shots], x[: leaks + shots]].astype(np.float64)
+        keep = np.ones(count, np.bool_)
+        if leaks:
+            rate = pixel.leak_hz + pixel.leak_light_hz * np.minimum(light[:leaks], 1)
+            keep[:leaks] = chance[:leaks] * leak_most < rate
+        keep[leaks : leaks + shots] = chance[leaks:] * (1 + light[leaks:] / pixel.shot_intensity) < 1
+        place = ((y >> 4) * self._across + (x >> 4)) * _AREA + ((y & 15) << 4) + (x & 15)
+        t, place, p = t[keep], place[keep], p[keep]
+        order = np.lexsort((t, place))
+        return t[order], place[order], p[order]
+
+    def _exposure(self, read: Requests) -> Exposure:
+        t = np.rint(read.t).astype(np.int64)
+        width, height = self._settings.width, self._settings.height
+        p = (read.kind & 1).astype(np.uint8)
+        return Exposure(Events.trusted(t, read.x, read.y, p, width, height), read.kind < 2)
+
+    def _by_tile(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(H, W) as (tiles, 256); what lies beyond the frame is 1."""
+        height, width = values.shape
+        whole = np.ones((self._down * TILE, self._across * TILE), np.float32)
+        whole[:height, :width] = values
+        tiles = whole.reshape(self._down, TILE, self._across, TILE).swapaxes(1, 2)
+        return np.ascontiguousarray(tiles.reshape(-1, _AREA))
+
+
+_UNFIT = (
+    "sensor: a frame's intensities must be finite and not negative, and above 0 where there is no dark_intensity to "
+    "add before the log"
+)
+
+
+def _no_columns() -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    return np.empty(0), np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, np.uint8)

@@ -35,7 +35,7 @@ class Camera:
         ch, sh, cp, sp = np.cos(self.heading), np.sin(self.heading), np.cos(self.pitch), np.sin(self.pitch)
         forward = np.array([ch * cp, sh * cp, -sp])
         right = np.array([sh, -ch, 0.0])
-        down = np.cross(forward, right)
+        down = np.array([-sp * ch, -sp * sh, -cp])  # forward x right
         cr, sr = np.cos(self.roll), np.sin(self.roll)
         return np.stack([cr * right + sr * down, cr * down - sr * right, forward])
 

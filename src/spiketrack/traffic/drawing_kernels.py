@@ -1,6 +1,6 @@
 """Numba kernels that draw bodies: placed, projected, clipped, blended over the picture with smooth edges.
 
-Imported only where a scene is drawn. Arrays of a body are those of `bodies.Body`.
+Imported only where a scene is drawn. Arrays of a body are those of `bodies.Body`, layers those of `layers.Layers`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from numba import njit
 
 POLYGON, DISC, RING, CAPSULE, GLOW = range(5)
 TILE = 16
+
 
 _NEAREST = 0.3  # metres
 _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
@@ -46,6 +47,56 @@ def place(body, pose, rotation, position, placed):
 
 
 @njit(cache=True, nogil=True)
+def _is_behind(a, b, eye):
+    """1: footprint a (4, 2) is behind b seen from eye, -1: before it, 0: they overlap."""
+    for this, other, sign in ((b, a, 1), (a, b, -1)):
+        for i in range(4):
+            j = (i + 1) % 4
+            nx, ny = this[j, 1] - this[i, 1], this[i, 0] - this[j, 0]  # outwards of a counter-clockwise edge
+            apart = True
+            for k in range(4):
+                if nx * (other[k, 0] - this[i, 0]) + ny * (other[k, 1] - this[i, 1]) < 0:
+                    apart = False
+            if apart:
+                outside = nx * (eye[0] - this[i, 0]) + ny * (eye[1] - this[i, 1]) > 0
+                return -sign if outside else sign
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def far_to_near(ground, eye):
+    """An order in which footprints, (N, 4, 2) counter-clockwise, may be painted one over the other.
+
+    A line along an edge that parts two of them tells which is behind; where none does the farther middle is.
+    """
+    n = len(ground)
+    away = np.empty(n)
+    for i in range(n):
+        x, y = ground[i, :, 0].mean() - eye[0], ground[i, :, 1].mean() - eye[1]
+        away[i] = x * x + y * y
+    behind = np.zeros((n, n), np.bool_)  # [i, j]: i must be painted before j
+    for i in range(n):
+        for j in range(i + 1, n):
+            which = _is_behind(ground[i], ground[j], eye)
+            if which == 0:
+                which = 1 if away[i] > away[j] else -1
+            behind[i, j], behind[j, i] = which > 0, which < 0
+    order, done = np.empty(n, np.int64), np.zeros(n, np.bool_)
+    for place in range(n):
+        chosen, freest = -1, n
+        for i in range(n):
+            if done[i]:
+                continue
+            before = 0
+            for j in range(n):
+                before += behind[j, i] and not done[j]
+            if before < freest or (before == freest and away[i] > away[chosen]):
+                chosen, freest = i, before
+        order[place], done[chosen] = chosen, True
+    return order
+
+
+@njit(cache=True, nogil=True)
 def extent(body, placed, view):
     """left, top, right, bottom in pixels of what is solid of the placed body, not clipped; right < left: nothing."""
     focal, cx, cy = view[0], view[1], view[2]
@@ -54,7 +105,7 @@ def extent(body, placed, view):
         kind, first = body.kind[p], body.first[p]
         if kind == GLOW:
             continue
-        if kind == DISC or kind == RING:
+        if kind in (DISC, RING):
             z = placed[first, 2]
             if z < _NEAREST or (body.closed[p] and _facing(placed, first)[3] >= 0):
                 continue
@@ -78,17 +129,18 @@ def extent(body, placed, view):
 
 
 @njit(cache=True, nogil=True)
-def draw_body(body, placed, view, light, picture, mask, depth, touched, name):
-    """Draw the placed body far to near. name 0: blend into picture (H, W); else write name into mask (H, W) int32.
+def draw_body(body, placed, view, light, layers, name):
+    """Draw the placed body far to near. name 0: blend into the picture; else write the name into the mask.
 
     view: focal, cx, cy, and the depth at which the body hides behind standing things. light: ambient, sun, the sun's
-    direction in camera coordinates (3), glow gain, brake gain. touched: tiles that were drawn on are set.
+    direction in camera coordinates (3), glow gain, brake gain.
     """
+    scratch = np.empty((5, _MOST_CORNERS))
     order = _group_order(body, placed)
     for g in order:
         for p in range(len(body.kind)):
             if body.group[p] == g:
-                _draw_primitive(body, p, placed, view, light, picture, mask, depth, touched, name)
+                _draw_primitive(body, p, placed, view, light, layers, name, scratch)
 
 
 @njit(cache=True, nogil=True)
@@ -122,27 +174,27 @@ def _axes(placed, first, view):
 @njit(cache=True, nogil=True)
 def _facing(placed, first):
     """Normal of the face through three vertices, and whether it looks towards the camera."""
-    u, v = placed[first + 1] - placed[first], placed[first + 2] - placed[first]
-    ux, uy, uz = u[0], u[1], u[2]
-    vx, vy, vz = v[0], v[1], v[2]
+    x, y, z = placed[first, 0], placed[first, 1], placed[first, 2]
+    ux, uy, uz = placed[first + 1, 0] - x, placed[first + 1, 1] - y, placed[first + 1, 2] - z
+    vx, vy, vz = placed[first + 2, 0] - x, placed[first + 2, 1] - y, placed[first + 2, 2] - z
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
     length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
-    towards = nx * placed[first, 0] + ny * placed[first, 1] + nz * placed[first, 2]
+    towards = nx * x + ny * y + nz * z
     return nx / length, ny / length, nz / length, towards
 
 
 @njit(cache=True, nogil=True)
-def _draw_primitive(body, p, placed, view, light, picture, mask, depth, touched, name):
+def _draw_primitive(body, p, placed, view, light, layers, name, scratch):
     kind, first, count = body.kind[p], body.first[p], body.corners[p]
     value = body.shade[p]
     if kind == GLOW:
         if name == 0:
-            _draw_glow(body, p, placed, view, light, picture, depth, touched)
+            _draw_glow(body, p, placed, view, light, layers)
         return
     ambient, sun = light[0], light[1]
     if kind == CAPSULE:
         value *= ambient + 0.6 * sun
-        _draw_capsule(body, p, placed, view, value, picture, mask, depth, touched, name)
+        _draw_capsule(body, p, placed, view, value, layers, name)
         return
     nx, ny, nz, towards = _facing(placed, first)
     if body.closed[p] and towards >= 0:
@@ -151,18 +203,18 @@ def _draw_primitive(body, p, placed, view, light, picture, mask, depth, touched,
         nx, ny, nz = -nx, -ny, -nz
     value *= ambient + sun * max(0.0, nx * light[2] + ny * light[3] + nz * light[4])
     if kind == POLYGON:
-        x, y = np.empty(_MOST_CORNERS), np.empty(_MOST_CORNERS)
-        n = _project_polygon(placed, first, count, view, x, y)
+        n = _project_polygon(placed, first, count, view, scratch)
         if n >= 3:
-            fill_polygon(x, y, n, value, 0.0, view[3], picture, mask, depth, touched, name)
+            fill_polygon(scratch, n, value, 0.0, view[3], layers, name)
     else:
-        _draw_disc(body, p, placed, view, value, picture, mask, depth, touched, name)
+        _draw_disc(body, p, placed, view, value, layers, name)
 
 
 @njit(cache=True, nogil=True)
-def _project_polygon(placed, first, count, view, x, y):
-    """Clip to what is before the camera, project; writes x, y and returns the number of corners."""
+def _project_polygon(placed, first, count, view, scratch):
+    """Clip to what is before the camera, project; writes rows x and y of scratch, returns the number of corners."""
     n = 0
+    x, y = scratch[0], scratch[1]
     focal, cx, cy = view[0], view[1], view[2]
     for i in range(count):
         a, b = first + i, first + (i + 1) % count
@@ -200,8 +252,13 @@ def touch(touched, left, top, right, bottom):
 
 
 @njit(cache=True, nogil=True)
-def fill_polygon(x, y, n, value, factor, behind, picture, mask, depth, touched, name):
-    """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value."""
+def fill_polygon(scratch, n, value, factor, behind, layers, name):
+    """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value.
+
+    scratch: (5, at least n); rows 0 and 1 are x and y, the others are written.
+    """
+    picture, mask, depth, touched = layers
+    x, y, a, b, c = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     area = 0.0
     for i in range(n):
         j = (i + 1) % n
@@ -209,7 +266,6 @@ def fill_polygon(x, y, n, value, factor, behind, picture, mask, depth, touched, 
     if abs(area) < 1e-6:
         return
     sign = 1.0 if area > 0 else -1.0
-    a, b, c = np.empty(n), np.empty(n), np.empty(n)
     edges = 0
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for i in range(n):
@@ -228,25 +284,31 @@ def fill_polygon(x, y, n, value, factor, behind, picture, mask, depth, touched, 
     if name == 0:
         touch(touched, x0, y0, x1, y1)
     for row in range(y0, y1):
-        # the run of columns in which every edge leaves some cover
+        # columns in which every edge leaves some cover, and those that are covered whole
         low, high = float(x0), float(x1 - 1)
+        full_low, full_high = low, high
         for e in range(edges):
             rest = b[e] * (row + 0.5) + c[e] + _GROWN
             if abs(a[e]) < 1e-12:
                 if rest <= 0:
                     high = low - 1
+                elif rest < 1:
+                    full_high = full_low - 1
             elif a[e] > 0:
                 low = max(low, np.ceil(-rest / a[e] - 0.5))
+                full_low = max(full_low, np.ceil((1 - rest) / a[e] - 0.5))
             else:
                 high = min(high, np.floor(-rest / a[e] - 0.5))
+                full_high = min(full_high, np.floor((1 - rest) / a[e] - 0.5))
         for column in range(int(low), int(high) + 1):
             if depth[row, column] < behind:
                 continue
             inside = 1.0
-            for e in range(edges):
-                inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
-            if inside <= 0:
-                continue
+            if column < full_low or column > full_high:
+                for e in range(edges):
+                    inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
+                if inside <= 0:
+                    continue
             if name != 0:
                 if inside >= _GROWN:
                     mask[row, column] = name
@@ -257,8 +319,9 @@ def fill_polygon(x, y, n, value, factor, behind, picture, mask, depth, touched, 
 
 
 @njit(cache=True, nogil=True)
-def _draw_disc(body, p, placed, view, value, picture, mask, depth, touched, name):
+def _draw_disc(body, p, placed, view, value, layers, name):
     """A filled ellipse, or a ring of the given thickness (metres)."""
+    picture, mask, depth, touched = layers
     first = body.first[p]
     z = placed[first, 2]
     if z < _NEAREST:
@@ -296,7 +359,7 @@ def _draw_disc(body, p, placed, view, value, picture, mask, depth, touched, name
 
 
 @njit(cache=True, nogil=True)
-def _draw_capsule(body, p, placed, view, value, picture, mask, depth, touched, name):
+def _draw_capsule(body, p, placed, view, value, layers, name):
     first = body.first[p]
     za, zb = placed[first, 2], placed[first + 1, 2]
     if za < _NEAREST or zb < _NEAREST:
@@ -305,12 +368,13 @@ def _draw_capsule(body, p, placed, view, value, picture, mask, depth, touched, n
     xa, ya = view[1] + focal * placed[first, 0] / za, view[2] + focal * placed[first, 1] / za
     xb, yb = view[1] + focal * placed[first + 1, 0] / zb, view[2] + focal * placed[first + 1, 1] / zb
     ra, rb = focal * body.radius[p] / za, focal * body.radius[p] / zb
-    fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], picture, mask, depth, touched, name)
+    fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], layers, name)
 
 
 @njit(cache=True, nogil=True)
-def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, picture, mask, depth, touched, name):
+def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
     """A thick line from a to b, radius in pixels at either end, blended with opacity alpha."""
+    picture, mask, depth, touched = layers
     r = max(ra, rb) + 1
     x0, y0, x1, y1 = _bounds(min(xa, xb) - r, min(ya, yb) - r, max(xa, xb) + r, max(ya, yb) + r, picture.shape)
     if name == 0:
@@ -335,7 +399,7 @@ def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, picture, mask, de
 
 
 @njit(cache=True, nogil=True)
-def _draw_glow(body, p, placed, view, light, picture, depth, touched):
+def _draw_glow(body, p, placed, view, light, layers):
     """A lamp: a bright spot and a faint halo, brightest from straight ahead. Vertices: the lamp, a point before it."""
     first = body.first[p]
     x, y, z = placed[first, 0], placed[first, 1], placed[first, 2]
@@ -352,16 +416,15 @@ def _draw_glow(body, p, placed, view, light, picture, depth, touched):
     if body.brake[p]:
         strength *= light[6]
     sigma = max(0.6, view[0] * body.radius[p] / z)
-    add_spot(view[1] + view[0] * x / z, view[2] + view[0] * y / z, sigma, strength, view[3], picture, depth, touched)
+    add_spot(view[1] + view[0] * x / z, view[2] + view[0] * y / z, sigma, strength, view[3], layers)
     halo = min(4 * sigma, 40.0)
-    add_spot(
-        view[1] + view[0] * x / z, view[2] + view[0] * y / z, halo, 0.03 * strength, view[3], picture, depth, touched
-    )
+    add_spot(view[1] + view[0] * x / z, view[2] + view[0] * y / z, halo, 0.03 * strength, view[3], layers)
 
 
 @njit(cache=True, nogil=True)
-def add_spot(x, y, sigma, strength, behind, picture, depth, touched):
+def add_spot(x, y, sigma, strength, behind, layers):
     """Add a Gaussian spot of light."""
+    picture, _, depth, touched = layers
     reach = 3 * sigma + 1
     x0, y0, x1, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
     touch(touched, x0, y0, x1, y1)
@@ -373,8 +436,9 @@ def add_spot(x, y, sigma, strength, behind, picture, depth, touched):
 
 
 @njit(cache=True, nogil=True)
-def add_pool(corners, view, strength, picture, albedo, touched):
+def add_pool(corners, view, strength, albedo, layers):
     """Light on the ground: an ellipse given by its middle and two half axes, camera coordinates (3, 3) metres."""
+    picture, _, _, touched = layers
     focal, cx, cy = view[0], view[1], view[2]
     reach = 1.6  # in half axes
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
@@ -409,19 +473,40 @@ def add_pool(corners, view, strength, picture, albedo, touched):
 
 
 @njit(cache=True, nogil=True)
-def draw_shadow(ground, count, view, rotation, position, factor, picture, mask, depth, touched):
-    """Multiply the hull of ground points, (N, 2) world metres on Z = 0, by factor."""
-    hull = _hull(ground, count)
+def draw_shadows(ground, heights, depths, sun, contact, shade, view, rotation, position, layers):
+    """The shadows of boxes on the ground: right below them (factor contact), and away from the sun (factor shade).
+
+    ground: (N, 4, 2) world metres; heights, depths: (N,). A factor of 1 draws nothing.
+    """
+    points = np.empty((8, 2))
+    length = 0.9 / max(sun[2], 0.15)
+    for i in range(len(ground)):
+        x, y = ground[i, :, 0].mean(), ground[i, :, 1].mean()
+        away = min(heights[i] * length, 12.0)
+        for k in range(4):
+            points[k] = ground[i, k]
+            points[k + 4, 0] = x + 0.85 * (ground[i, k, 0] - x) - away * sun[0]
+            points[k + 4, 1] = y + 0.85 * (ground[i, k, 1] - y) - away * sun[1]
+        if contact < 1:
+            _draw_shadow(points[:4], contact, view, depths[i], rotation, position, layers)
+        if shade < 1:
+            _draw_shadow(points, shade, view, depths[i], rotation, position, layers)
+
+
+@njit(cache=True, nogil=True)
+def _draw_shadow(points, factor, view, behind, rotation, position, layers):
+    """Multiply the hull of ground points, (N, 2) world metres, by factor."""
+    hull = _hull(points, len(points))
     n = len(hull)
     seen = np.empty((n, 3))
     for i in range(n):
         wx, wy, wz = hull[i, 0] - position[0], hull[i, 1] - position[1], -position[2]
         for k in range(3):
             seen[i, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
-    x, y = np.empty(_MOST_CORNERS), np.empty(_MOST_CORNERS)
-    corners = _project_polygon(seen, 0, n, view, x, y)
+    scratch = np.empty((5, _MOST_CORNERS))
+    corners = _project_polygon(seen, 0, n, view, scratch)
     if corners >= 3:
-        fill_polygon(x, y, corners, 0.0, factor, view[3], picture, mask, depth, touched, 0)
+        fill_polygon(scratch, corners, 0.0, factor, behind, layers, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -451,12 +536,16 @@ def restore(picture, background, tiles):
     """Copy the background into the marked tiles of the picture."""
     height, width = picture.shape
     for i in range(tiles.shape[0]):
-        for j in range(tiles.shape[1]):
-            if tiles[i, j]:
-                right = min((j + 1) * TILE, width)
+        j = 0
+        while j < tiles.shape[1]:
+            first = j
+            while j < tiles.shape[1] and tiles[i, j]:
+                j += 1
+            if j > first:
+                left, right = first * TILE, min(j * TILE, width)
                 for row in range(i * TILE, min((i + 1) * TILE, height)):
-                    for column in range(j * TILE, right):
-                        picture[row, column] = background[row, column]
+                    picture[row, left:right] = background[row, left:right]
+            j += 1
 
 
 @njit(cache=True, nogil=True)

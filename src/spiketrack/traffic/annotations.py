@@ -1,0 +1,62 @@
+"""Annotations: what is known of every actor at a label time, and which of them a person would label.
+
+Station: in come the drawn masks and the bodies of `scene`, out go rows of ANNOTATION_DTYPE (the sidecar of a
+recording) and Boxes (its labels). The whole box is that of the body, on and off the picture; the visible box is that of
+the part in sight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from spiketrack.boxes import Boxes
+
+# xyxy and keypoints in pixels; a keypoint is x, y and whether it is in sight; NaN for what has none.
+ANNOTATION_DTYPE = np.dtype(
+    [
+        ("t", "<i8"),
+        ("track_id", "<u4"),
+        ("class_id", "<u4"),
+        ("whole", "<f4", (4,)),
+        ("visible", "<f4", (4,)),
+        ("occlusion", "<f4"),
+        ("truncation", "<f4"),
+        ("speed_px_s", "<f4"),
+        ("events", "<u4"),
+        ("labelled", "?"),
+        ("keypoints", "<f4", (15, 3)),
+    ]
+)
+
+
+class LabellingSettings(BaseModel):
+    """When labels are made, and what a person who looks at the events would leave out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    period_us: int = Field(33_333, ge=1000, description="time between labels in microseconds (33333: 30 Hz, as eTraM)")
+    min_visible: float = Field(0.3, ge=0, le=1, description="least share of the object in sight")
+    min_side_px: float = Field(5.0, ge=1, description="least width and height of the visible box in pixels")
+    min_events: int = Field(
+        10, ge=0, description="least number of events of the object within three periods; still objects have none"
+    )
+    min_density: float = Field(
+        0.05, ge=0, description="least number of events within three periods per pixel of the object in sight"
+    )
+
+
+def is_labelled(settings: LabellingSettings, seen: float, box: NDArray[np.float64], pixels: int, events: int) -> bool:
+    """Whether a person would label an object of which the share `seen` (0 .. 1), `pixels` pixels, is in sight."""
+    sides = min(box[2] - box[0], box[3] - box[1])
+    enough = max(settings.min_events, settings.min_density * pixels)
+    return bool(seen >= settings.min_visible and pixels > 0 and sides >= settings.min_side_px and events >= enough)
+
+
+def labels_of(annotations: NDArray[Any]) -> Boxes:
+    """The labels among annotations: visible boxes of what a person would label, in the eight classes."""
+    rows = annotations[annotations["labelled"]]
+    return Boxes.of(rows["t"], rows["visible"], rows["class_id"], track_id=rows["track_id"])

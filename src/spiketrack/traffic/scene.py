@@ -1,0 +1,566 @@
+"""Scene: traffic before an event camera, drawn frame by frame and seen through the pixel model.
+
+Station: in come settings and a seed, out go chunks of events with exact annotations. `world` says where actors are,
+`bodies` what they look like, `surroundings` paints what stands still, `simulation.sensor` turns light into events.
+Frames follow the fastest actor in the picture (about a pixel a frame); between them the sensor interpolates.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from spiketrack.simulation.presets import PRESETS
+
+from spiketrack.boxes import Boxes
+from spiketrack.events import Events
+from spiketrack.simulation.sensor import TILE, PixelSettings, Sensor, SensorSettings
+from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
+from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
+from spiketrack.traffic.bodies import Body, body_of
+from spiketrack.traffic.camera import NEAREST_M, Camera
+from spiketrack.traffic.layers import Layers
+from spiketrack.traffic.layout import Layout
+from spiketrack.traffic.light import Daytime, Light
+from spiketrack.traffic.surroundings import Surroundings
+from spiketrack.traffic.world import World, WorldSettings, plan_layout
+
+CHUNK_US = 100_000
+_VIEW_STREAM, _LIGHT_STREAM, _WORLD_STREAM, _SURROUNDINGS_STREAM, _SENSOR_STREAM, _SPREAD_STREAM, _RAIN_STREAM = range(
+    1, 8
+)
+_STIR_US = 8_000
+_FLICKER_SEEN = 0.06  # log units: tiles whose lamps swing less are lit evenly
+_LARGEST_BODY_PX = 3_000
+_LEAST_BODY_PX = 2.5  # what is less tall is not drawn
+_NO_LIGHT = np.zeros(7)
+
+Preset = Literal["evk4", "gen3", "gen1", "davis346"]
+
+
+class TrafficSettings(BaseModel):
+    """A scene of traffic and the camera that sees it; what is null is drawn from the seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Preset = Field("evk4", description="the sensor")
+    camera: Literal["static", "moving"] = Field("static", description="on a pole, or in a car")
+    daytime: Daytime = Field("day", description="light")
+    rain: bool | None = Field(None, description="whether it rains; null: one scene in six")
+    spread: float = Field(
+        0.0, ge=0, le=1, description="how far a scene's sensor may stray from its preset (thresholds, noise, bandwidth)"
+    )
+    frame_us: tuple[int, int] = Field(
+        (1_500, 4_000), description="shortest and longest time between drawings in microseconds; events lie between"
+    )
+    world: WorldSettings | None = Field(None, description="roads and traffic; null: drawn from the seed")
+    labels: LabellingSettings = Field(LabellingSettings(), description="when labels are made and for what")
+
+    @property
+    def sensor(self) -> SensorSettings:
+        """The preset's sensor."""
+        return PRESETS[self.preset]
+
+    @property
+    def label_period_us(self) -> int:
+        return self.labels.period_us
+
+
+class TrafficChunk(NamedTuple):
+    """Events and annotations of [start_us, end_us), and the picture at its end, (H, W) uint8."""
+
+    start_us: int
+    end_us: int
+    events: Events
+    labels: Boxes
+    annotations: NDArray[Any]
+    image: NDArray[np.uint8]
+
+
+def simulate_traffic(
+    settings: TrafficSettings, duration_us: int, seed: Sequence[int], chunk_us: int = CHUNK_US
+) -> Iterator[TrafficChunk]:
+    """Stream one scene as consecutive chunks [k chunk_us, (k + 1) chunk_us).
+
+    Events and annotations follow from settings and seed (non-negative integers), not from chunk_us; memory is bounded
+    by a chunk. Raises ValueError for a duration or chunk below 1.
+    """
+    if duration_us < 1 or chunk_us < 1:
+        raise ValueError(f"traffic: duration_us and chunk_us must be positive, got {duration_us} and {chunk_us}")
+    stage = _Stage(settings, seed)
+    waiting = stage.advance()[0]
+    rows: list[NDArray[Any]] = []
+    for start_us in range(0, duration_us, chunk_us):
+        end_us = min(start_us + chunk_us, duration_us)
+        parts = [waiting]
+        while stage.t_us < end_us:
+            events, annotations = stage.advance()
+            parts.append(events)
+            rows.append(annotations)
+        known = np.concatenate([*rows, np.empty(0, ANNOTATION_DTYPE)])
+        ready = Events.concatenate(parts)
+        last = int(np.searchsorted(ready.t, end_us))
+        waiting, now = ready[last:], known["t"] < end_us
+        rows = [known[~now]]
+        yield TrafficChunk(start_us, end_us, ready[:last], labels_of(known[now]), known[now], stage.image())
+
+
+@dataclass(slots=True)
+class _Cast:
+    """One actor's body with the memory it is placed in, and its events of the last label periods."""
+
+    body: Body
+    placed: NDArray[np.float64]
+    events: deque[int] = field(default_factory=lambda: deque(maxlen=3))
+    middle: tuple[float, float] | None = None
+
+
+class _Shown(NamedTuple):
+    """An actor before the camera; depth is that of its middle, metres."""
+
+    actor: Actor
+    cast: _Cast
+    depth: float
+
+
+class _Stage:
+    """The state of a running scene: one call of `advance` a frame."""
+
+    def __init__(self, settings: TrafficSettings, seed: Sequence[int]) -> None:
+        self._settings = settings
+        sensor = _strayed(settings.sensor, settings.spread, [*seed, _SPREAD_STREAM])
+        self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM])
+        self.width, self.height = sensor.width, sensor.height
+        moving = settings.camera == "moving"
+        world = settings.world or _drawn_world([*seed, _WORLD_STREAM, 0], moving)
+        self._layout = plan_layout(world, [*seed, _WORLD_STREAM, 1])
+        self._world = World(world, self._layout, [*seed, _WORLD_STREAM, 2], ego=moving)
+        self._light = plan_light(settings.daytime, settings.rain, [*seed, _LIGHT_STREAM])
+        rng = np.random.default_rng([*seed, _VIEW_STREAM])
+        self._focal = self.width * float(rng.uniform(0.55, 0.9) if moving else rng.uniform(0.6, 1.5))
+        self._shake = rng.uniform(0, 2 * np.pi, 4)
+        self._static = None if moving else _static_camera(self._layout, self.width, self.height, self._focal, rng)
+        self._moving_pitch = float(rng.uniform(-0.03, 0.1))
+        self._moving_height = float(rng.uniform(1.2, 2.0))
+        self.t_us = -1
+        camera = self._camera(0)
+        self._surroundings = Surroundings(self._layout, self._light, camera, [*seed, _SURROUNDINGS_STREAM])
+        self._rain = _Rain(self._light.rain, self.width, self.height, [*seed, _RAIN_STREAM])
+        shape, tiles = (self.height, self.width), (-(-self.height // TILE), -(-self.width // TILE))
+        self._base = np.zeros(shape, np.float32)  # without lamps
+        self._background = np.zeros(shape, np.float32)
+        self._albedo = np.zeros(shape, np.float32)
+        self._lamps = np.zeros(shape, np.float32)
+        self._flickering = np.zeros(tiles, np.bool_)
+        self._layers = Layers(
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.int32),
+            np.full(shape, np.inf, np.float32),
+            np.zeros(tiles, np.bool_),
+        )
+        self._stirred_us = 0
+        self._cast: dict[int, _Cast] = {}
+        self._next_us = 0
+        self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
+
+    def advance(self) -> tuple[Events, NDArray[Any]]:
+        """Draw the next frame and expose it: the events read out since the last one, and annotations if it is time."""
+        period = self._settings.labels.period_us
+        first = self.t_us < 0
+        self.t_us = t_us = self._next_us
+        actors = self._world.at(t_us)
+        camera = self._camera(t_us)
+        shown = self._placed(actors, camera)
+        changed = self._draw(t_us, camera, shown, first)
+        exposure = self._sensor.expose(self._layers.picture, t_us, changed)
+        self._recent.append((exposure.events, exposure.signal))
+        annotations = np.empty(0, ANNOTATION_DTYPE)
+        if t_us % period == 0:
+            if t_us > 0:
+                annotations = self._annotate(t_us, camera, shown)
+            self._recent.clear()
+        self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
+        return exposure.events, annotations
+
+    def image(self) -> NDArray[np.uint8]:
+        """The picture as an eye would see it, (H, W)."""
+        level = np.percentile(self._layers.picture, 99.0)
+        return (255 * np.clip(self._layers.picture / max(level, 1e-6), 0, 1) ** 0.45).astype(np.uint8)
+
+    def _camera(self, t_us: int) -> Camera:
+        if self._static is not None:
+            return self._static
+        x, y, heading, speed = self._world.ego_pose(t_us)
+        t, phase = t_us * 1e-6, self._shake
+        shake = min(1.0, speed / 10) * 0.003
+        pitch = self._moving_pitch + shake * (np.sin(9.0 * t + phase[0]) + 0.4 * np.sin(31.0 * t + phase[1]))
+        roll = 0.5 * shake * np.sin(7.0 * t + phase[2])
+        return Camera(
+            self.width, self.height, self._focal, (x, y, self._moving_height), heading, float(pitch), float(roll)
+        )
+
+    def _placed(self, actors: Sequence[Actor], camera: Camera) -> list[_Shown]:
+        """The actors before the camera with their bodies placed, far to near."""
+        from spiketrack.traffic.drawing_kernels import far_to_near, place
+
+        for actor in actors:
+            if actor.track_id not in self._cast:
+                body = body_of(actor)
+                self._cast[actor.track_id] = _Cast(body, np.empty(body.vertices.shape))
+        if len(self._cast) > len(actors):
+            self._cast = {actor.track_id: self._cast[actor.track_id] for actor in actors}
+        if not actors:
+            return []
+        rotation, position = camera.rotation(), np.array(camera.position)
+        middles = camera.to_camera([(actor.x, actor.y, 0.4 * actor.height) for actor in actors])
+        reach = np.array([0.5 * actor.length + 1 for actor in actors])
+        sideways = np.abs(middles[:, 0]) - reach
+        limit = 0.5 * self.width / self._focal * (np.maximum(middles[:, 2], NEAREST_M) + reach) + 12
+        tall = np.array([actor.height for actor in actors]) * self._focal > _LEAST_BODY_PX * middles[:, 2]
+        seen = np.flatnonzero((middles[:, 2] > -reach) & (sideways < limit) & tall)
+        before = [actors[i] for i in seen]
+        if not before:
+            return []
+        shown = []
+        for i in seen[far_to_near(footprints(before, 1.0), position[:2])]:
+            actor, cast = actors[i], self._cast[actors[i].track_id]
+            swing = min(1.0, actor.speed / 0.8)
+            pose = np.array((actor.x, actor.y, 0.0, actor.heading, actor.travelled, swing))
+            place(cast.body, pose, rotation, position, cast.placed)
+            shown.append(_Shown(actor, cast, float(middles[i, 2])))
+        return shown
+
+    def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
+        """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
+        from spiketrack.traffic.drawing_kernels import restore
+
+        changed = None
+        if self._static is None:
+            self._surroundings.draw(camera, self._base, self._albedo, self._layers.depth, quick=True)
+            self._background[:] = self._base
+            if self._light.lamps:
+                self._background += self._surroundings.lamp_light(camera)
+            self._layers.picture[:] = self._background
+            self._layers.touched[:] = False
+        else:
+            changed = self._renew(t_us, camera, first)
+            changed |= self._layers.touched
+            restore(self._layers.picture, self._background, changed)
+            self._layers.touched[:] = False
+        self._draw_lights(camera, shown)
+        self._draw_bodies(camera, shown)
+        self._rain.draw(t_us, self._layers, self._light.full)
+        if changed is None or first:
+            return None
+        return changed | self._layers.touched
+
+    def _renew(self, t_us: int, camera: Camera, first: bool) -> NDArray[np.bool_]:
+        """Bring the background of a static camera to t_us: wind and lamps; returns the tiles that changed."""
+        from spiketrack.traffic.drawing_kernels import light_up, touch
+
+        tiles = np.zeros_like(self._layers.touched)
+        light = self._light
+        if first:
+            self._surroundings.draw(camera, self._base, self._albedo, self._layers.depth)
+            if light.lamps:
+                self._lamps = self._surroundings.lamp_light(camera)
+                if light.flicker_depth > 0:
+                    swing = np.log1p(2 * light.flicker_depth * self._lamps / (self._base + 0.5 * self._lamps + 1e-3))
+                    self._flickering = _by_tile(swing) > _FLICKER_SEEN
+            tiles[:] = True
+        if first or t_us - self._stirred_us >= _STIR_US:
+            self._stirred_us = t_us
+            for region in self._surroundings.stir(t_us, camera, self._base):
+                touch(tiles, *region)
+        light_up(self._background, self._base, self._lamps, 1.0, tiles)
+        if light.flicker_depth > 0 and self._flickering.any():
+            factor = 1 + light.flicker_depth * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
+            light_up(self._background, self._base, self._lamps, factor, self._flickering)
+            tiles |= self._flickering
+        return tiles
+
+    def _view(self, depth: float) -> NDArray[np.float64]:
+        return np.array((self._focal, self.width / 2, self.height / 2, depth))
+
+    def _draw_lights(self, camera: Camera, shown: list[_Shown]) -> None:
+        """Shadows and the pools of headlights, on the ground below everything."""
+        from spiketrack.traffic.drawing_kernels import add_pool, draw_shadows
+
+        light = self._light
+        if shown and light.daytime != "night":
+            ground = footprints([it.actor for it in shown], 0.92)
+            heights, depths = np.array([(it.actor.height, it.depth) for it in shown]).T
+            shade = light.ambient / light.full
+            draw_shadows(
+                ground, heights, depths, np.array(light.sun_direction), 0.55, shade, self._view(0.0),
+                camera.rotation(), np.array(camera.position), self._layers,
+            )  # fmt: skip
+        if not light.headlights:
+            return
+        strength = 0.02 if light.daytime == "dusk" else 0.06
+        pools = []
+        for it in shown:
+            if it.actor.class_id not in (PEDESTRIAN, BICYCLE, WHEELCHAIR):
+                nose = 0.5 * it.actor.length + 7.5
+                pools.append((it.actor.x, it.actor.y, it.actor.heading, nose, 6.5, 1.8, strength))
+        if self._static is None:
+            pools.append((*camera.position[:2], camera.heading, 14.0, 11.0, 3.5, 2 * strength))
+        for x, y, heading, nose, length, width, bright in pools:
+            ahead, aside = (np.array((np.cos(a), np.sin(a), 0.0)) for a in (heading, heading + np.pi / 2))
+            middle = np.array((x, y, 0.01)) + nose * ahead
+            corners = camera.to_camera(np.array([middle, middle + length * ahead, middle + width * aside]))
+            add_pool(corners, self._view(0.0), bright, self._albedo, self._layers)
+
+    def _draw_bodies(self, camera: Camera, shown: list[_Shown]) -> None:
+        from spiketrack.traffic.drawing_kernels import draw_body
+
+        light = self._light
+        sun = camera.rotation() @ light.sun_direction
+        gain = {"day": 0.0, "dusk": 0.5, "night": 1.0}[light.daytime] if light.headlights else 0.0
+        for actor, cast, depth in shown:
+            ambient = light.ambient + self._lamp_at(camera, actor)
+            seen = np.array((ambient, light.sun, *sun, gain, 3.0 if actor.braking else 1.0))
+            draw_body(cast.body, cast.placed, self._view(depth), seen, self._layers, 0)
+
+    def _lamp_at(self, camera: Camera, actor: Actor) -> float:
+        """The light of street lamps on the ground where the actor is."""
+        if not self._light.lamps or self._static is None:
+            return 0.0
+        (x, y), depth = camera.project((actor.x, actor.y, 0.0))
+        if depth <= 0 or not (0 <= x < self.width and 0 <= y < self.height):
+            return 0.0
+        row, column = int(y), int(x)
+        albedo = max(float(self._albedo[row, column]), 0.05)
+        return min(float(self._lamps[row, column]) / albedo, 0.5)
+
+    def _frame_us(self, camera: Camera, shown: list[_Shown]) -> int:
+        """Time to the next frame: about a pixel of the fastest motion, within the limits."""
+        shortest, longest = self._settings.frame_us
+        fastest = 1.0  # px/s
+        for actor, _, depth in shown:
+            near = max(depth - 0.5 * actor.length, 2.0)
+            fastest = max(fastest, (1.1 * actor.speed + 0.3) * self._focal / near)
+        if self._static is None:  # the whole picture is drawn anew: about two pixels of its lower half
+            shortest, fastest = min(2 * shortest, longest), self._world.ego_pose(self.t_us)[3] * self._focal / 20
+        step = int(np.clip(1e6 / max(fastest, 1.0), shortest, longest))
+        if self._flickering.any():
+            step = min(step, 1250)
+        if self._light.rain > 0:
+            step = min(step, 2000)
+        return max(step, shortest)
+
+    def _annotate(self, t_us: int, camera: Camera, shown: list[_Shown]) -> NDArray[Any]:
+        """Rows of all actors of which a part may be on the picture, by track id."""
+        from spiketrack.traffic.drawing_kernels import draw_body
+
+        self._layers.mask[:] = 0
+        for actor, cast, depth in shown:
+            draw_body(cast.body, cast.placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
+        rows = [self._annotation(t_us, it) for it in sorted(shown, key=lambda it: it.actor.track_id)]
+        return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
+
+    def _annotation(self, t_us: int, it: _Shown) -> np.void | None:
+        """What is known of an actor, None where all of it is off the picture; the mask must have been drawn."""
+        from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
+
+        actor, cast, depth = it
+        whole = np.array(extent(cast.body, cast.placed, self._view(depth)))
+        previous, cast.middle = cast.middle, None
+        if not (whole[0] < self.width and whole[1] < self.height and whole[2] > 0 and whole[3] > 0):
+            return None
+        row = np.zeros(1, ANNOTATION_DTYPE)[0]
+        area, inside, bounds = self._areas(it, whole)
+        pixels, *tight = mask_extent(self._layers.mask, actor.track_id, *bounds)
+        visible = np.zeros(4)
+        if pixels:
+            visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
+        around = visible + np.array((-2, -2, 2, 2))
+        events = sum(
+            count_events(part.x, part.y, signal, self._layers.mask, actor.track_id, *around)
+            for part, signal in self._recent
+        )
+        cast.events.append(int(events))
+        cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
+        if previous is not None:
+            way = np.hypot(cast.middle[0] - previous[0], cast.middle[1] - previous[1])
+            row["speed_px_s"] = way / (self._settings.labels.period_us * 1e-6)
+        row["t"], row["track_id"], row["class_id"] = t_us, actor.track_id, actor.class_id
+        row["whole"], row["visible"], row["events"] = whole, visible, events
+        row["occlusion"] = 1 - pixels / inside if inside else 1.0
+        row["truncation"] = 1 - inside / area if area else 1.0
+        seen = pixels / area if area else 0.0
+        row["labelled"] = is_labelled(self._settings.labels, seen, visible, pixels, sum(cast.events))
+        row["keypoints"] = self._keypoints(cast, actor.track_id)
+        return row
+
+    def _areas(self, it: _Shown, whole: NDArray[np.float64]) -> tuple[int, int, tuple[int, int, int, int]]:
+        """Pixels of the body alone, those on the picture, and its bounds on the picture.
+
+        A body larger than _LARGEST_BODY_PX a side is before the lens: its area is given as that square.
+        """
+        from spiketrack.traffic.drawing_kernels import draw_body
+
+        left, top = int(np.floor(whole[0])) - 1, int(np.floor(whole[1])) - 1
+        rows, columns = int(np.ceil(whole[3])) + 1 - top, int(np.ceil(whole[2])) + 1 - left
+        bounds = (max(left, 0), max(top, 0), min(left + columns, self.width), min(top + rows, self.height))
+        if max(rows, columns) > _LARGEST_BODY_PX:
+            return _LARGEST_BODY_PX**2, (bounds[2] - bounds[0]) * (bounds[3] - bounds[1]), bounds
+        open_air = np.full((rows, columns), np.inf, np.float32)
+        alone = Layers(open_air, np.zeros((rows, columns), np.int32), open_air, self._layers.touched)
+        draw_body(it.cast.body, it.cast.placed, self._view(it.depth) - (0, left, top, 0), _NO_LIGHT, alone, 1)
+        part = alone.mask[bounds[1] - top : bounds[3] - top, bounds[0] - left : bounds[2] - left]
+        return int(alone.mask.sum()), int(part.sum()), bounds
+
+    def _keypoints(self, cast: _Cast, track_id: int) -> NDArray[np.float32]:
+        """(15, 3): x, y, in sight; NaN without joints."""
+        if not len(cast.body.keypoints):
+            return np.full((15, 3), np.nan, np.float32)
+        points = cast.placed[cast.body.keypoints]
+        if (points[:, 2] < NEAREST_M).any():
+            return np.full((15, 3), np.nan, np.float32)
+        xy = points[:, :2] * (self._focal / points[:, 2:]) + (self.width / 2, self.height / 2)
+        column, row = np.floor(xy).astype(np.int64).T
+        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+        seen = np.zeros(15)
+        seen[inside] = self._layers.mask[row[inside], column[inside]] == track_id
+        return np.column_stack([xy, seen]).astype(np.float32)
+
+
+class _Rain:
+    """Drops as short bright streaks that fall through the picture."""
+
+    def __init__(self, amount: float, width: int, height: int, seed: Sequence[int]) -> None:
+        count = round(amount * width / 1280 * 60)
+        rng = np.random.default_rng([*seed, 0])
+        self._width, self._height = width, height
+        self._speed = rng.uniform(1.2, 4.0, count) * height  # px/s
+        self._phase = rng.uniform(0, 10, count)
+        self._slant = float(rng.uniform(-0.15, 0.15))
+        self._drops = rng.integers(1, 2**31, count)
+
+    def draw(self, t_us: int, layers: Layers, full: float) -> None:
+        from spiketrack.traffic.drawing_kernels import fill_capsule
+
+        for speed, phase, drop in zip(self._speed, self._phase, self._drops, strict=True):
+            way = t_us * 1e-6 * speed / (1.3 * self._height) + phase
+            turn, share = int(way), way % 1
+            x = ((drop * 2654435761 + turn * 40503) % 65521) / 65521 * self._width
+            y = (1.3 * share - 0.15) * self._height
+            size = 0.006 * speed / 2
+            x += self._slant * y
+            shine = 0.35 * full + 0.0005
+            fill_capsule(x, y, x + self._slant * size, y + size, 0.45, 0.45, shine, 0.3, 0.0, layers, 0)
+
+
+def plan_light(daytime: Daytime, rain: bool | None, seed: Sequence[int]) -> Light:
+    """Sun, lamps and weather of a scene."""
+    rng = np.random.default_rng(seed)
+    wet = rng.uniform() < 1 / 6 if rain is None else rain
+    drops = float(rng.uniform(0.3, 2.0)) if wet else 0.0
+    flicker = float(rng.uniform(0.05, 0.35)) if rng.uniform() < 0.5 else 0.0
+    azimuth, height = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(20, 65))
+    towards = (
+        float(np.cos(azimuth) * np.cos(height)),
+        float(np.sin(azimuth) * np.cos(height)),
+        float(np.sin(height)),
+    )
+    if daytime == "day":
+        sunny = not wet and rng.uniform() < 0.65
+        ambient = float(rng.uniform(0.25, 0.5))
+        return Light("day", ambient, 0.8 if sunny else 0.0, towards, headlights=False, rain=drops)
+    if daytime == "dusk":
+        return Light(
+            "dusk",
+            float(rng.uniform(0.02, 0.08)),
+            lamps=bool(rng.uniform() < 0.7),
+            flicker_depth=flicker,
+            headlights=True,
+            rain=drops,
+        )
+    return Light(
+        "night",
+        float(np.exp(rng.uniform(np.log(0.001), np.log(0.008)))),
+        lamps=bool(rng.uniform() < 0.85),
+        flicker_depth=flicker,
+        headlights=True,
+        rain=drops,
+    )
+
+
+def footprints(actors: Sequence[Actor], share: float) -> NDArray[np.float64]:
+    """(N, 4, 2): the corners of the actors' ground areas, shrunk to a share, counter-clockwise."""
+    x, y, heading, length, width = np.array([(a.x, a.y, a.heading, a.length, a.width) for a in actors]).T
+    c, s = np.cos(heading), np.sin(heading)
+    along = 0.5 * share * length[:, None] * np.stack([c, s], axis=1)
+    across = 0.5 * share * width[:, None] * np.stack([-s, c], axis=1)
+    corners = np.stack([-along - across, along - across, along + across, across - along], axis=1)
+    return np.stack([x, y], axis=1)[:, None] + corners
+
+
+def _by_tile(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest value of each tile."""
+    height, width = values.shape
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    padded = np.zeros((rows * TILE, columns * TILE), values.dtype)
+    padded[:height, :width] = values
+    return padded.reshape(rows, TILE, columns, TILE).max(axis=(1, 3))
+
+
+def _strayed(sensor: SensorSettings, spread: float, seed: Sequence[int]) -> SensorSettings:
+    """The sensor with thresholds, noise and bandwidth changed at random, by factors that grow with spread."""
+    if not spread:
+        return sensor
+    rng = np.random.default_rng(seed)
+
+    def factor(largest: float) -> float:
+        return float(np.exp(spread * rng.uniform(-1, 1) * np.log(largest)))
+
+    both = factor(1.7)
+    pixel = sensor.pixel.model_dump()
+    pixel["on_threshold"] *= both * factor(1.25)
+    pixel["off_threshold"] *= both * factor(1.25)
+    noise = factor(3.0)
+    for name in ("leak_hz", "shot_hz"):
+        pixel[name] *= noise * factor(1.5)
+    if pixel["bandwidth_hz"] is not None:
+        pixel["bandwidth_hz"] *= factor(2.5)
+    pixel["refractory_us"] *= factor(2.0)
+    return sensor.model_copy(update={"pixel": PixelSettings.model_validate(pixel)})
+
+
+def _drawn_world(seed: Sequence[int], moving: bool) -> WorldSettings:
+    """Roads and traffic of one scene."""
+    rng = np.random.default_rng(seed)
+    kind: Literal["road", "crossing"] = "crossing" if rng.uniform() < 0.5 else "road"
+    slow, fast = (30.0, 60.0) if rng.uniform() < 0.7 else (60.0, 90.0)
+    return WorldSettings(
+        kind=kind,
+        length_m=(500.0, 600.0) if moving else (170.0, 260.0),
+        speed_kmh=(slow, fast),
+        left_hand=bool(rng.uniform() < 0.2),
+        flow=float(rng.uniform(3, 12)),
+        pedestrians_per_minute=float(rng.uniform(3, 25)),
+    )
+
+
+def _static_camera(layout: Layout, width: int, height: int, focal: float, rng: np.random.Generator) -> Camera:
+    """A camera on a pole, a bridge or a facade, that looks at a place on the first road near the origin."""
+    road = layout.roads[0]
+    above = rng.uniform() < 0.25
+    side = float(rng.choice((-1, 1)))
+    lateral = rng.uniform(-0.6, 0.6) * road.half_width if above else side * (road.half_width + rng.uniform(0.2, 2.5))
+    rise = float(rng.uniform(5, 11) if above else rng.uniform(3, 10))
+    target = np.array((road.length / 2 + rng.uniform(-10, 10), rng.uniform(-0.4, 0.4) * road.half_width))
+    across = abs(target[1] - lateral)
+    distance = max(float(rng.uniform(14, 45)) * (focal / width) ** 0.7, 1.1 * rise, 1.05 * across)
+    x, y = road.place(target[0] - np.sqrt(distance**2 - across**2), lateral)
+    at_x, at_y = road.place(*target)
+    heading = float(np.arctan2(at_y - y, at_x - x) + rng.normal(0, 0.1))
+    pitch = float(np.clip(np.arctan2(rise, distance) + rng.normal(0, 0.06), np.deg2rad(5), np.deg2rad(45)))
+    roll = float(rng.normal(0, np.deg2rad(1.5)))
+    return Camera(width, height, focal, (float(x), float(y), rise), heading, pitch, roll)
