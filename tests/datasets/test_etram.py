@@ -72,7 +72,7 @@ def test_parts_of_a_split_are_joined_and_other_splits_left_alone(tmp_path):
     for folder, name in (("train_h5_2", "b"), ("train_h5_1", "c"), ("train", "a"), ("trainee", "x"), ("test", "y")):
         add(tmp_path / "HDF5" / folder, name)
     found = find_sequences(tmp_path, "train", CLASS_NAMES)
-    assert sorted(s.name for s in found) == ["a", "b", "c"]
+    assert sorted(s.name for s in found) == ["train/a", "train_h5_1/c", "train_h5_2/b"]
     assert [s.name for s in find_sequences(tmp_path, "train_h5_1", CLASS_NAMES)] == ["c"]
 
 

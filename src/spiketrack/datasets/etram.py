@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,8 @@ def find_sequences(
     """All labelled sequences of a split, sorted by name; their events go through the filters.
 
     A recording without a label file, or whose labels are all unusable, is left out and counted in the log; a split
-    without any labelled sequence raises LabelError, a missing folder SettingsError.
+    without any labelled sequence raises LabelError, a missing folder SettingsError. Where a split has several folders
+    the folder is part of a sequence's name.
     """
     root = Path(root)
     folders = _split_folders(root, split)
@@ -81,6 +82,8 @@ def find_sequences(
             bare.append(path.name)
             continue
         sequence = load_sequence(path, labels, class_names, filters)
+        if len(folders) > 1:
+            sequence = replace(sequence, name=f"{path.parent.name}/{sequence.name}")
         if len(sequence.labels) or len(sequence.annotated):
             sequences.append(sequence)
         else:

@@ -1,0 +1,130 @@
+"""Scene: events and annotations of simulated traffic."""
+
+import numpy as np
+import pytest
+
+from spiketrack.events import Events
+from spiketrack.traffic.actors import PEDESTRIAN
+from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
+from spiketrack.traffic.scene import TrafficSettings, plan_light, simulate_traffic
+
+DURATION_US = 250_000
+DAY = TrafficSettings(preset="gen1", daytime="day", rain=False)
+
+
+@pytest.fixture(scope="module")
+def day():
+    return list(simulate_traffic(DAY, DURATION_US, (4,)))
+
+
+def joined(chunks):
+    chunks = list(chunks)
+    return Events.concatenate([chunk.events for chunk in chunks]), np.concatenate([c.annotations for c in chunks])
+
+
+def test_events_and_annotations_lie_in_their_chunk(day):
+    assert [(c.start_us, c.end_us) for c in day] == [(0, 100_000), (100_000, 200_000), (200_000, 250_000)]
+    for chunk in day:
+        for t in (chunk.events.t, chunk.annotations["t"]):
+            assert ((t >= chunk.start_us) & (t < chunk.end_us)).all()
+        assert (chunk.image.shape, chunk.image.dtype) == ((240, 304), np.uint8)
+        assert chunk.image.std() > 10
+    events, annotations = joined(day)
+    assert len(events) > 1000
+    assert set(np.unique(annotations["t"])) == set(range(33_333, DURATION_US, 33_333))
+
+
+def test_the_length_of_chunks_changes_nothing(day):
+    whole = list(simulate_traffic(DAY, DURATION_US, (4,), chunk_us=DURATION_US))
+    events, annotations = joined(day)
+    assert len(whole) == 1
+    for name in "txyp":
+        np.testing.assert_array_equal(getattr(events, name), getattr(whole[0].events, name))
+    assert annotations.tobytes() == whole[0].annotations.tobytes()
+
+
+def test_another_seed_is_another_scene(day):
+    other, _ = joined(simulate_traffic(DAY, 100_000, (5,)))
+    assert len(other) != len(day[0].events)
+
+
+def test_annotations_agree_with_themselves(day):
+    _, rows = joined(day)
+    assert rows.dtype == ANNOTATION_DTYPE
+    seen = rows[rows["occlusion"] < 1]
+    assert len(seen)
+    visible, whole = seen["visible"], seen["whole"]
+    assert (visible[:, :2] >= whole[:, :2] - 1e-3).all()
+    assert (visible[:, 2:] <= whole[:, 2:] + 1e-3).all()
+    assert (visible >= 0).all()
+    assert (visible[:, 2] <= 304).all()
+    assert (visible[:, 3] <= 240).all()
+    assert (visible[:, 2:] > visible[:, :2]).all()
+    for name in ("occlusion", "truncation"):
+        assert ((rows[name] >= 0) & (rows[name] <= 1)).all()
+    walkers = rows["class_id"] == PEDESTRIAN
+    assert np.isnan(rows["keypoints"][~walkers]).all()
+    assert np.isfinite(rows["keypoints"][walkers]).any()
+    # joints of a walker lie in its box
+    joints, boxes = rows["keypoints"][walkers][:, :, :2], rows["whole"][walkers]
+    inside = (joints >= boxes[:, None, :2] - 2) & (joints <= boxes[:, None, 2:] + 2)
+    assert inside[np.isfinite(joints)].all()
+
+
+def test_labels_are_what_a_person_would_label(day):
+    for chunk in day:
+        rows = chunk.annotations[chunk.annotations["labelled"]]
+        np.testing.assert_array_equal(chunk.labels.xyxy, rows["visible"])
+        np.testing.assert_array_equal(chunk.labels.track_id, rows["track_id"])
+    assert len(labels_of(day[0].annotations)) == len(day[0].labels)
+
+
+def test_most_events_are_on_objects_or_their_shadows_by_day(day):
+    """The street stands still before a static camera: events far from every actor are wind and noise."""
+    chunk = day[1]
+    boxes = chunk.annotations["whole"]
+    near = np.zeros(len(chunk.events), np.bool_)
+    for left, top, right, bottom in boxes:
+        x, y = chunk.events.x, chunk.events.y
+        near |= (x >= left - 8) & (x <= right + 8) & (y >= top - 8) & (y <= bottom + 8)
+    area = np.zeros((240, 304), np.bool_)
+    for left, top, right, bottom in boxes.astype(int):
+        area[max(top - 8, 0) : max(bottom + 9, 0), max(left - 8, 0) : max(right + 9, 0)] = True
+    inside, outside = near.mean() / area.mean(), (1 - near.mean()) / (1 - area.mean())
+    assert inside > 2 * outside
+
+
+@pytest.mark.parametrize(
+    ("seen", "box", "pixels", "events", "expected"),
+    [
+        (0.9, (0, 0, 20, 20), 200, 50, True),
+        (0.2, (0, 0, 20, 20), 200, 50, False),  # hidden
+        (0.9, (0, 0, 20, 4), 60, 50, False),  # too low
+        (0.9, (0, 0, 20, 20), 200, 9, False),  # hardly an event
+        (0.9, (0, 0, 90, 90), 8000, 399, False),  # a still bus: 0.05 events a pixel are 400
+        (0.9, (0, 0, 90, 90), 8000, 400, True),
+    ],
+)
+def test_what_a_person_would_label(seen, box, pixels, events, expected):
+    assert is_labelled(LabellingSettings(), seen, np.array(box, float), pixels, events) is expected
+
+
+def test_a_moving_camera_sees_the_street_move():
+    still, _ = joined(simulate_traffic(DAY, 100_000, (4,)))
+    moving, rows = joined(simulate_traffic(DAY.model_copy(update={"camera": "moving"}), 100_000, (4,)))
+    assert len(moving) > 3 * len(still)
+    assert len(rows)
+
+
+def test_lights_of_the_day():
+    day, dusk, night = (plan_light(daytime, False, (3,)) for daytime in ("day", "dusk", "night"))
+    assert day.full > dusk.full > night.full > 0
+    assert not day.headlights
+    assert night.headlights
+    assert not day.rain
+    assert plan_light("day", True, (3,)).rain > 0
+
+
+def test_durations_below_one_are_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        next(simulate_traffic(DAY, 0, (1,)))
