@@ -300,22 +300,43 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
             else:
                 high = min(high, np.floor(-rest / a[e] - 0.5))
                 full_high = min(full_high, np.floor((1 - rest) / a[e] - 0.5))
-        for column in range(int(low), int(high) + 1):
-            if depth[row, column] < behind:
-                continue
-            inside = 1.0
-            if column < full_low or column > full_high:
-                for e in range(edges):
-                    inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
-                if inside <= 0:
-                    continue
-            if name != 0:
-                if inside >= _GROWN:
-                    mask[row, column] = name
-            elif factor > 0:
-                picture[row, column] *= 1 + inside * (factor - 1)
-            else:
-                picture[row, column] += inside * (value - picture[row, column])
+        first, last = int(low), int(high) + 1
+        full, full_end = max(first, int(full_low)), min(last, int(full_high) + 1)
+        if full >= full_end:
+            full, full_end = last, last
+        _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
+        _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
+        if name != 0:
+            for column in range(full, full_end):
+                mask[row, column] = name if depth[row, column] >= behind else mask[row, column]
+        elif factor > 0:
+            for column in range(full, full_end):
+                picture[row, column] *= factor if depth[row, column] >= behind else 1.0
+        else:
+            for column in range(full, full_end):
+                picture[row, column] = value if depth[row, column] >= behind else picture[row, column]
+
+
+@njit(cache=True, nogil=True)
+def _fill_edge(scratch, edges, row, first, last, value, factor, behind, layers, name):
+    """The columns [first, last) of a row of a polygon, each with its own cover."""
+    picture, mask, depth, _ = layers
+    a, b, c = scratch[2], scratch[3], scratch[4]
+    for column in range(first, last):
+        if depth[row, column] < behind:
+            continue
+        inside = 1.0
+        for e in range(edges):
+            inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
+        if inside <= 0:
+            continue
+        if name != 0:
+            if inside >= _GROWN:
+                mask[row, column] = name
+        elif factor > 0:
+            picture[row, column] *= 1 + inside * (factor - 1)
+        else:
+            picture[row, column] += inside * (value - picture[row, column])
 
 
 @njit(cache=True, nogil=True)
@@ -428,11 +449,13 @@ def add_spot(x, y, sigma, strength, behind, layers):
     reach = 3 * sigma + 1
     x0, y0, x1, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
     touch(touched, x0, y0, x1, y1)
+    across = np.empty(max(x1 - x0, 0), np.float32)
+    for column in range(x0, x1):
+        across[column - x0] = np.exp(-0.5 * ((column + 0.5 - x) / sigma) ** 2)
     for row in range(y0, y1):
+        bright = np.float32(strength * np.exp(-0.5 * ((row + 0.5 - y) / sigma) ** 2))
         for column in range(x0, x1):
-            if depth[row, column] >= behind:
-                d2 = (column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2
-                picture[row, column] += strength * np.exp(-0.5 * d2 / (sigma * sigma))
+            picture[row, column] += bright * across[column - x0] if depth[row, column] >= behind else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
