@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: install demo test test-slow check bench fuzz clean help
+.PHONY: install demo demo-train traffic test test-slow check bench fuzz clean help
 help:  ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -25,13 +25,29 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	touch $@
 
-demo: install  ## Simulate a data set, train SpikeYOLO-p on it, evaluate and track unseen sequences.
-	$(BIN)/spiketrack simulate $(DEMO)/data --train-objects 5 8
-	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run $$(test -f $(DEMO)/run/last.pt && echo --resume)
-	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/evaluation
-	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/tracks
-	@echo; echo "video   $(DEMO)/tracks/video.mp4"; echo "report  $(DEMO)/tracks/report.html"
+demo: install  ## Simulate traffic, find and track what moves in it with the shipped network, draw.
+	$(BIN)/spiketrack simulate --out $(DEMO)/traffic --preset davis346 --preset gen1 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 4 --duration 4s --seed 7 --jobs 2 --view
+	$(BIN)/spiketrack evaluate experiments/traffic.yaml --set data.root=$(DEMO)/traffic --out $(DEMO)/evaluation
+	$(BIN)/spiketrack track $(DEMO)/traffic/HDF5/test/test_0000_td.h5 --out $(DEMO)/tracks
+	@echo; echo "scenes  $(DEMO)/traffic/view/contact_sheet.png"
+	@echo "video   $(DEMO)/tracks/video.mp4"; echo "report  $(DEMO)/tracks/report.html"
 	@echo "metrics $(DEMO)/evaluation/report.html (plots), $(DEMO)/evaluation/metrics.json (numbers)"
+
+demo-train: install  ## Train SpikeYOLO-p on moving shapes for about three minutes, evaluate, track.
+	$(BIN)/spiketrack simulate $(DEMO)/data --scene shapes --train-objects 5 8
+	$(BIN)/spiketrack train experiments/demo.yaml --set data.root=$(DEMO)/data --out $(DEMO)/run $$(test -f $(DEMO)/run/last.pt && echo --resume)
+	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/run/evaluation
+	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/run/tracks
+
+traffic: install  ## Simulate the data of the shipped network and train it: about an hour and a half on two cores.
+	$(BIN)/spiketrack simulate --out data/static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 72 --val-scenes 4 --test-scenes 0 --duration 3s --seed 0 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 18 --val-scenes 2 --test-scenes 0 --duration 3s --seed 1 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 12 --duration 3s --seed 100 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/test_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 6 --duration 3s --seed 101 --spread 1 --jobs 2
+	mkdir -p data/traffic/HDF5 && cp data/static/classes.txt data/traffic/
+	for split in train val; do for camera in static moving; do ln -sfn ../../$$camera/HDF5/$$split data/traffic/HDF5/$${split}_$$camera; done; done
+	for camera in static moving; do ln -sfn ../../test_$$camera/HDF5/test data/traffic/HDF5/test_$$camera; done
+	$(BIN)/spiketrack train experiments/traffic.yaml --out runs/traffic $$(test -f runs/traffic/last.pt && echo --resume)
 
 test: install  ## Run the tests.
 	$(BIN)/python -m pytest -m "not slow"

@@ -47,7 +47,9 @@ def options_as_settings() -> Generator[None]:
     try:
         yield
     except ValidationError as error:
-        faults = [f"--{str(f['loc'][0]).replace('_', '-')}: {f['msg']}, got {f['input']!r}" for f in error.errors()]
+        # a value of a list is at (option, number), one within a setting at (setting, option)
+        named = [([part for part in f["loc"] if isinstance(part, str)][-1], f) for f in error.errors()]
+        faults = [f"--{name.replace('_', '-')}: {f['msg']}, got {f['input']!r}" for name, f in named]
         raise SettingsError("; ".join(faults)) from error
 
 

@@ -31,6 +31,9 @@ def simulate(
     daytime: Annotated[str | None, typer.Option(help="day, dusk, night or mixed (default)")] = None,
     classes: Annotated[int | None, typer.Option(help="8 (default) or 3")] = None,
     label_hz: Annotated[float | None, typer.Option(help="label times per second; default 30")] = None,
+    spread: Annotated[
+        float | None, typer.Option(help="how far scenes' sensors stray from their preset, 0 (default) to 1")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="of the events: hdf5 (default) or raw (EVT3)")] = None,
     jobs: Annotated[int | None, typer.Option(help="scenes at a time, each in a process; default 1")] = None,
     view: Annotated[bool, typer.Option("--view", help="write pictures and a film to OUT/view")] = False,
@@ -44,10 +47,22 @@ def simulate(
     target = folder or out or Path()
     options: dict[str, Any] = {"seed": seed, **_scene_counts(scenes, train_scenes, val_scenes, test_scenes)}
     duration_us = None if duration is None else parse_duration(duration)
-    traffic = {"preset": preset or None, "camera": camera, "daytime": daytime, "classes": classes, "format": format}
+    traffic: dict[str, Any] = {
+        "preset": preset or None,
+        "camera": camera,
+        "daytime": daytime,
+        "classes": classes,
+        "format": format,
+    }
     traffic = {name: value for name, value in {**traffic, "label_hz": label_hz}.items() if value is not None}
+    if spread is not None:
+        traffic["scene"] = {"spread": spread}
     if scene == "shapes":
-        strange = [*traffic, *(["jobs"] if jobs is not None else []), *(["view"] if view else [])]
+        strange = [
+            *({"scene": "spread"}.get(name, name) for name in traffic),
+            *(["jobs"] if jobs is not None else []),
+            *(["view"] if view else []),
+        ]
         if strange:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
             raise SettingsError(f"{names}: not of --scene shapes, only of traffic")

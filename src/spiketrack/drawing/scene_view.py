@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_TILES = 24
 FRAME_US = 33_333
 LONGEST_FILM_US = 60_000_000
-_TILE_SIDE, _FILM_SIDE = 480, 960  # pixels of a panel's longer side, about
+_TILE_WIDTH, _FILM_WIDTH = 480, 960  # pixels of a panel
 _INK = (232, 236, 242)
 
 
@@ -136,11 +136,11 @@ class _Watcher:
         boxes = shown[shown.t == shown.t[-1]] if len(shown) else shown
         title = f"{self._title}   {_rate(self._count / (chunk.end_us * 1e-6))}"
         if tile is not None:
-            picture = _side_by_side(chunk.image, window, boxes, self._class_names, title, _TILE_SIDE)
+            picture = _side_by_side(chunk.image, window, boxes, self._class_names, title, _TILE_WIDTH)
             write_whole(tile, encode_png(picture), RecordingError)
             self._tile = None
-        if self._video is not None:
-            self._video.append(_side_by_side(chunk.image, window, boxes, self._class_names, title, _FILM_SIDE))
+        if self._video is not None and (chunk.end_us - chunk.start_us == FRAME_US or not self._video.frames):
+            self._video.append(_side_by_side(chunk.image, window, boxes, self._class_names, title, _FILM_WIDTH))
             if chunk.end_us >= self._film_us:
                 self._video = None
 
@@ -153,14 +153,17 @@ def _rate(events_per_s: float) -> str:
 
 
 def _side_by_side(
-    image: NDArray[np.uint8], window: Window, boxes: Boxes, class_names: Sequence[str], title: str, side: int
+    image: NDArray[np.uint8], window: Window, boxes: Boxes, class_names: Sequence[str], title: str, width: int
 ) -> Frame:
-    """Title over the picture (left) and the events with boxes (right), (h, 2 w + gap, 3)."""
+    """Title over the picture (left) and the events with boxes (right), each `width` wide: (h, 2 width + gap, 3)."""
+    image_of, box = pillow("Image").fromarray, pillow("Image").Resampling.BOX
+    height = max(1, round(window.height * width / window.width))
+    # a large sensor is counted at reduced resolution, the pixels of a small one grow by a whole factor and shrink again
+    side = width if window.width >= width else window.width * -(-width // window.width)
     events = draw_thumbnail(window, Boxes.empty(), class_names, side)
-    height, width = events.shape[:2]
-    right = pillow("Image").fromarray(events)
+    right = image_of(events).resize((width, height), resample=box)
     _draw_boxes(right, boxes, class_names, (width / window.width, height / window.height))
-    left = pillow("Image").fromarray(image).resize((width, height), resample=pillow("Image").Resampling.BOX)
+    left = image_of(image).resize((width, height), resample=box)
     pixels = max(11, width // 48)
     font = pillow("ImageFont").load_default(pixels)
     gap, top = max(2, width // 240), round(1.6 * pixels)

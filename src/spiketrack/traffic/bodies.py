@@ -1,6 +1,6 @@
 """Bodies: the shape, the look and the moving parts of every kind of actor.
 
-Station: in comes an Actor (class, size, seed of its look), out goes a Body: faces, discs, limbs and lamps as arrays that
+Station: in comes an Actor (class, size, seed of its look), out goes a Body: faces, discs, limbs, lamps, as arrays that
 `drawing_kernels` places and draws. A body stands at the origin, looks along x, y is its left, z is up; metres.
 """
 
@@ -122,7 +122,7 @@ class _Builder:
         """A box whose bottom and top are rectangles (x0, x1, half width); returns its five visible faces."""
         (a0, a1, aw), (b0, b1, bw) = bottom, top
         low, high = z
-        faces = {
+        faces: dict[str, list[Point]] = {
             "left": [(a0, aw, low), (a1, aw, low), (b1, bw, high), (b0, bw, high)],
             "right": [(a0, -aw, low), (a1, -aw, low), (b1, -bw, high), (b0, -bw, high)],
             "front": [(a1, -aw, low), (a1, aw, low), (b1, bw, high), (b1, -bw, high)],
@@ -140,7 +140,8 @@ class _Builder:
         def point(a: float, b: float) -> NDArray[np.float64]:
             return (1 - b) * ((1 - a) * p[0] + a * p[1]) + b * ((1 - a) * p[3] + a * p[2])
 
-        self.face([point(u[0], v[0]), point(u[1], v[0]), point(u[1], v[1]), point(u[0], v[1])], shade, _OUTWARDS[side])
+        corners = (point(u[0], v[0]), point(u[1], v[0]), point(u[1], v[1]), point(u[0], v[1]))
+        self.face([corner.tolist() for corner in corners], shade, _OUTWARDS[side])
 
     def limb(self, start: Point, end: Point, radius: float, shade: float) -> None:
         self._add(CAPSULE, [start, end], shade, radius)

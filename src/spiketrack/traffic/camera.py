@@ -51,7 +51,7 @@ class Camera:
         return seen[..., :2] * scale[..., None] + (self.width / 2, self.height / 2), depth
 
     def rays(self, columns: NDArray, rows: NDArray) -> NDArray[np.float64]:
-        """Directions in the world (..., 3), not normalised, depth 1, of the pixel positions (pixel centres are at .5)."""
+        """Directions in the world (..., 3), depth 1, of positions in pixels (the centre of a pixel is at .5)."""
         x = (np.asarray(columns, np.float64) - self.width / 2) / self.focal_px
         y = (np.asarray(rows, np.float64) - self.height / 2) / self.focal_px
         return np.stack([x, y, np.ones_like(x)], axis=-1) @ self.rotation()

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane along a road. offset: of its middle, to the left of the road's axis. direction: +1 along it, -1 against."""
+    """A lane along a road. offset: of its middle, left of the road's axis. direction: +1 along the axis, -1 against."""
 
     offset: float
     direction: int

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from spiketrack.simulation.presets import PRESETS
 
 from spiketrack.boxes import Boxes
 from spiketrack.events import Events
+from spiketrack.simulation.presets import PRESETS
 from spiketrack.simulation.sensor import TILE, PixelSettings, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
