@@ -73,6 +73,7 @@ bench: $(BENCH)/installed  ## Run the benchmarks beside other packages; each pri
 	$(BENCH)/bin/python benchmarks/representations.py
 	$(BENCH)/bin/python benchmarks/end_to_end.py
 	$(BENCH)/bin/python benchmarks/filters.py --peers $(BENCH)/bin/python
+	$(BENCH)/bin/python benchmarks/simulation.py
 	$(BENCH)/bin/python benchmarks/train_step.py
 
 fuzz: install  ## Read a million mutated files; Ctrl-C ends it with the figures so far.
