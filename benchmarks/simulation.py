@@ -2,7 +2,7 @@
 
 python benchmarks/simulation.py [--preset evk4] [--seconds 3] [--seeds 0 1 2 3 4 5]
 
-Each seed is a scene of its own by day, dusk or night before a static camera. The first half second is not counted (numba
+Each seed is a scene of its own by day, dusk or night before a static camera. The first 0.5 s is not counted (numba
 compiles or loads its kernels, the street is painted). Shares are wall time within the named step; the sensor uses two
 threads, everything else one.
 """

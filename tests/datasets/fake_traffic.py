@@ -5,6 +5,7 @@ One object of each class in turn drives to the right; it fires a column of event
 
 import os
 import signal
+import time
 
 import numpy as np
 
@@ -86,3 +87,10 @@ def empty(settings, duration_us, seed, chunk_us=100_000):
     for chunk in drive(settings, duration_us, seed, chunk_us):
         nothing = Events.empty(chunk.events.width, chunk.events.height)
         yield chunk._replace(events=nothing, labels=Boxes.empty(), annotations=chunk.annotations[:0])
+
+
+def dawdle(settings, duration_us, seed, chunk_us=100_000):
+    """A scene that takes minutes."""
+    for chunk in drive(settings, duration_us, seed, chunk_us):
+        yield chunk
+        time.sleep(1)

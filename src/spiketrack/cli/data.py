@@ -131,7 +131,7 @@ def _simulate_traffic(out: Path, options: dict[str, Any], jobs: int, view: bool)
 
         require_drawing(video=True)
         audience = view_of(out / "view", settings.class_names, names)
-    with progress_line("simulating", "simulated ms") as update:
+    with progress_line("simulating", "ms") as update:
         summary = simulate_traffic_dataset(out, settings, processes=jobs, audience=audience, progress=update)
     if audience is not None:
         print(audience.write_sheet())

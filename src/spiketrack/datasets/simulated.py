@@ -38,7 +38,7 @@ from spiketrack.traffic.annotations import ANNOTATION_DTYPE
 from spiketrack.traffic.scene import CHUNK_US, Preset, TrafficChunk, TrafficSettings, simulate_traffic
 
 # Raised when the same settings and seed begin to yield other scenes; part of what dataset.json must agree on.
-GENERATOR = 1
+GENERATOR = 2
 MIXED = "mixed"
 FORMATS = {"hdf5": ("HDF5", "_td.h5"), "raw": ("RAW", "_td.raw")}  # folder, suffix of the events
 
@@ -190,9 +190,22 @@ def simulate_traffic_dataset(
         if not complete or (audience is not None and audience.wants(scene.name)):
             jobs.append(_Job(scene, stem, suffix, settings.classes, not complete, audience, source))
     tally = _Tally(folder, record, facts, jobs, progress)
-    run_jobs(_make, jobs, processes, tally.finished, tally.reached)
+    if processes > 1:
+        jobs.sort(key=_effort, reverse=True)  # a long scene begun last would keep the others waiting
+    try:
+        run_jobs(_make, jobs, processes, tally.finished, tally.reached)
+    except BaseException:
+        for job in jobs:  # a process that is killed, or stopped while it opens a file, cannot clean up
+            _remove_leftovers(job.stem)
+        raise
     tally.save()
     return tally.summary()
+
+
+def _effort(job: _Job) -> int:
+    """How long a scene takes, roughly, in an unknown unit: a moving camera draws every pixel of every frame."""
+    traffic = job.scene.traffic
+    return traffic.sensor.width * traffic.sensor.height * (4 if traffic.camera == "moving" else 1)
 
 
 _ENDINGS = ("_bbox.npy", "_annotations.npy", "_times.npy")
@@ -333,7 +346,7 @@ def _label_times(scene: PlannedScene) -> bytes:
 
 
 def _remove_leftovers(stem: Path) -> None:
-    """Remove the temporary files of a scene whose process was killed."""
+    """Remove the temporary files of a scene that nobody is writing."""
     for path in stem.parent.glob(f".{stem.name}_*.tmp"):
         with suppress(OSError):
             path.unlink()

@@ -55,6 +55,8 @@ class SceneView:
     def watch(self, name: str, facts: str, duration_us: int) -> Generator[_Watcher]:
         """Watch one scene; facts: stand in its title."""
         make_folder(self.folder)
+        for leftover in self.folder.glob(f".{name}.*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         tile = self._tile(name) if self._wants_tile(name) else None
         film: AbstractContextManager[VideoWriter | None] = nullcontext()
         if self._wants_film(name):
@@ -181,7 +183,7 @@ def _draw_boxes(picture: Image, boxes: Boxes, class_names: Sequence[str], factor
     line = max(1, picture.width // 480)
     for (x0, y0, x1, y1), class_id in zip((boxes.xyxy * (factor * 2)).tolist(), boxes.class_id.tolist(), strict=True):
         colour = box_colour(class_id)
-        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=line)
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=line)
         above = y0 > font.size + 2
         draw.text(
             (x0, y0 - 1 if above else y1 + 1),
