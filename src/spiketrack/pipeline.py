@@ -24,7 +24,10 @@ from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Window
 from spiketrack.recordings import Recording, open_recording, windows
 from spiketrack.representations import InputSettings
-from spiketrack.tracking import ByteTrack
+from spiketrack.tracking import ByteTrack, ByteTrackSettings
+
+# The shipped network's scores are low: with ByteTrack's own thresholds (0.5, 0.6) nothing would be tracked.
+SHIPPED_TRACKING = ByteTrackSettings(low_score=0.06, high_score=0.15, new_score=0.2)
 
 
 class Step(NamedTuple):

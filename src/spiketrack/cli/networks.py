@@ -147,19 +147,20 @@ def track(
     """Detect and track objects; writes tracks.txt, tracks_bbox.npy, video.mp4 and report.html."""
     from spiketrack.experiment import load_experiment
     from spiketrack.filters import NO_FILTERS, filtered_recording
-    from spiketrack.pipeline import Detector
+    from spiketrack.pipeline import SHIPPED_TRACKING, Detector
     from spiketrack.recordings import open_recording
     from spiketrack.report import track_recording
     from spiketrack.spiking.allocation import keep_freed_memory
     from spiketrack.tracking import ByteTrackSettings
 
     keep_freed_memory()
+    own_tracking = ByteTrackSettings() if weights else SHIPPED_TRACKING
     weights = weights or _shipped_weights()
     detector = Detector.load(weights, device)
     if size is not None:
         detector = detector.resized(*_parse_size(size))
     experiment = load_experiment(config) if config else None
-    tracking = experiment.tracking if experiment else ByteTrackSettings()
+    tracking = experiment.tracking if experiment else own_tracking
     filters = experiment.data.filters if experiment else NO_FILTERS
     out = out or Path(f"{file.name}_tracks")
     recording = filtered_recording(open_recording(file, options=read_options(on_invalid, threads)), filters)
