@@ -225,3 +225,21 @@ def test_a_car_beside_a_long_tram_is_painted_on_the_right_side_of_it():
     order = kernels.far_to_near(np.array([tram, near_side, far_side]), eye).tolist()
     # by distance the far side's car would come last
     assert order == [2, 0, 1]
+
+
+def test_a_pool_of_light_is_that_of_the_ground_it_falls_on():
+    camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 5.0), 0.2, 0.35, 0.1)
+    middle, along, aside = np.array((14.0, 1.0, 0.0)), np.array((5.0, 1.0, 0.0)), np.array((-0.4, 2.0, 0.0))
+    layers, albedo = canvas(), np.full((HEIGHT, WIDTH), 0.3, np.float32)
+    layers.picture[:] = 0
+    corners = camera.to_camera(np.array([middle, middle + along, middle + aside]))
+    kernels.add_pool(corners, np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0)), 2.0, albedo, layers)
+    # the same by casting a ray through every pixel to the ground, in the world
+    columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    rays = camera.rays(columns, rows)
+    with np.errstate(divide="ignore"):
+        ground = rays[..., :2] * (5.0 / -rays[..., 2:])
+    u, v = np.moveaxis((ground - middle[:2]) @ np.linalg.inv(np.array([along[:2], aside[:2]])), -1, 0)
+    fall = np.clip(1 - (u**2 + v**2) / 1.6**2, 0, None) * (rays[..., 2] < 0)
+    np.testing.assert_allclose(layers.picture, 2.0 * 0.3 * fall**2, atol=1e-5)
+    assert (layers.picture > 0.1).sum() > 500

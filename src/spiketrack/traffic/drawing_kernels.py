@@ -482,13 +482,28 @@ def add_pool(corners, view, strength, albedo, layers):
     m[:, 2] = corners[0]
     inverse = np.linalg.inv(m)
     for row in range(y0, y1):
-        for column in range(x0, x1):
-            rx, ry = (column + 0.5 - cx) / focal, (row + 0.5 - cy) / focal
-            w = inverse[2, 0] * rx + inverse[2, 1] * ry + inverse[2, 2]
+        ry = (row + 0.5 - cy) / focal
+        u0, v0 = inverse[0, 1] * ry + inverse[0, 2], inverse[1, 1] * ry + inverse[1, 2]
+        w0 = inverse[2, 1] * ry + inverse[2, 2]
+        u1, v1, w1 = inverse[0, 0], inverse[1, 0], inverse[2, 0]
+        # u^2 + v^2 < reach^2 is a quadratic inequality in rx: the pool's run in this row
+        first, last = x0, x1
+        qa = u1 * u1 + v1 * v1 - reach * reach * w1 * w1
+        qb = u0 * u1 + v0 * v1 - reach * reach * w0 * w1
+        qc = u0 * u0 + v0 * v0 - reach * reach * w0 * w0
+        if qa > 0:
+            inner = qb * qb - qa * qc
+            if inner <= 0:
+                continue
+            root = np.sqrt(inner)
+            first = max(x0, int(np.floor((-qb - root) / qa * focal + cx - 0.5)))
+            last = min(x1, int(np.ceil((-qb + root) / qa * focal + cx + 0.5)))
+        for column in range(first, last):
+            rx = (column + 0.5 - cx) / focal
+            w = w0 + w1 * rx
             if w <= 1e-9:
                 continue
-            u = (inverse[0, 0] * rx + inverse[0, 1] * ry + inverse[0, 2]) / w
-            v = (inverse[1, 0] * rx + inverse[1, 1] * ry + inverse[1, 2]) / w
+            u, v = (u0 + u1 * rx) / w, (v0 + v1 * rx) / w
             r2 = u * u + v * v
             if r2 < reach * reach:
                 fall = 1 - r2 / (reach * reach)
