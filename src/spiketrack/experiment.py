@@ -62,6 +62,7 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
         steps=training.steps,
         batch_size=training.batch_size,
         seed=experiment.seed,
+        cache_mb=data.cache_mb,
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
 

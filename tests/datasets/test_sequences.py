@@ -50,6 +50,12 @@ def equal(one, other):
     )
 
 
+def test_a_cache_changes_no_batch(sequences):
+    cached = TrainingSamples(sequences, INPUT, STRONG, steps=3, batch_size=4, seed=0, cache_mb=100)
+    for one, other in zip(cached.epoch(1), samples_of(sequences, augment=STRONG).epoch(1), strict=True):
+        assert equal(one, other)
+
+
 def single(tmp_path, t, x, y, label_times, input, **options):
     """The samples of one sequence with the given events (all ON) and one label at each time."""
     events = Events.repaired(np.array(t), np.array(x), np.array(y), np.ones(len(t), int), 64, 64)[0]

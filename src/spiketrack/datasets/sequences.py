@@ -29,6 +29,7 @@ from spiketrack.datasets.augment import (
     move_boxes,
     move_window,
 )
+from spiketrack.datasets.cache import EventCache
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.targets import LabelBatch
@@ -49,6 +50,9 @@ class DataSettings(BaseModel):
     val_split: str = Field("val", description="folder to choose the best checkpoint on")
     test_split: str = Field("test", description="folder that `evaluate` reports on")
     filters: FilterSettings = Field(NO_FILTERS, description="what to take out of every recording first")
+    cache_mb: int = Field(
+        2000, ge=0, description="memory for events of train recordings, kept once read; 0 reads files each time"
+    )
     augment: AugmentSettings = Field(AugmentSettings(), description="augmentation of training samples")
 
 
@@ -84,6 +88,7 @@ class TrainingSamples:
         steps: int,
         batch_size: int,
         seed: int,
+        cache_mb: int = 0,
     ) -> None:
         sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
         if len(sizes) > 1 and not augment.crop:
@@ -101,6 +106,7 @@ class TrainingSamples:
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self._grids = [sequence.steps(settings.slice_us) for sequence in sequences]
         self._recordings: dict[int, Recording] = {}
+        self._cache = EventCache(cache_mb * 1_000_000)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_batch` on; the last one may be smaller."""
@@ -176,7 +182,7 @@ class TrainingSamples:
         start = end - (self.steps - 1) * slice_us - self.settings.seen_us
         if sample.sequence not in self._recordings:
             self._recordings[sample.sequence] = sequence.open()
-        window = self._recordings[sample.sequence].read(start, end)
+        window = self._cache.read(self._recordings[sample.sequence], start, end)
         labels: list[Boxes | None] = [None] * self.steps
         first, last = np.searchsorted(labelled, (sample.first, sample.first + self.steps))
         for step, time in zip(labelled[first:last], times[first:last], strict=True):
