@@ -85,13 +85,13 @@ def test_samples_that_are_not_turned_upside_down_are_those_of_earlier_versions()
 
 
 def test_zoom_and_shift_by_hand():
-    # x -> 2 x - 10, y -> y / 2 + 3; centre of pixel (10, 9) is (10.5, 9.5) -> (11, 7.75)
+    # x -> 2 x - 10, y -> y / 2 + 3; pixel (10, 9) becomes columns 10 and 11 of row 7 (its centre 9.5 -> 7.75)
     affine = Affine(2.0, -10.0, 0.5, 3.0)
     moved = move_window(window_of([10, 4, 35, 34], [9, 0, 0, 0]), affine, SENSOR, 0.0, rng())
-    assert moved.x.tolist() == [11, 59]  # 4 -> -1 and 35 -> 61 are off the sensor
-    assert moved.y.tolist() == [7, 3]
-    assert moved.t.tolist() == [100, 103]
-    assert moved.p.tolist() == [0, 1]
+    assert moved.x.tolist() == [10, 11, 58, 59]  # 4 -> -2 .. -1 and 35 -> 60 .. 61 are off the sensor
+    assert moved.y.tolist() == [7, 7, 3, 3]
+    assert moved.t.tolist() == [100, 100, 103, 103]
+    assert moved.p.tolist() == [0, 0, 1, 1]
     # 30 wide, 10 of it left of the sensor: 2/3 stay
     box = Boxes.of(0, [[0, 10, 15, 20]], 4, [0.5], [8])
     kept = move_boxes(box, affine, *SENSOR, 0.6)

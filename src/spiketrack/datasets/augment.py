@@ -111,7 +111,10 @@ def crop_anywhere(affine: Affine, crop: tuple[int, int], width: int, height: int
 
 
 def move_window(window: Window, affine: Affine, size: tuple[int, int], drop: float, rng: np.random.Generator) -> Window:
-    """The window with every event moved onto a sensor of size (width, height); what leaves it or is dropped is gone."""
+    """The window with every event moved onto a sensor of size (width, height); what leaves it or is dropped is gone.
+
+    An enlarged event is an event of every pixel that its own has become.
+    """
     chances = rng.random(len(window), np.float32) if drop > 0 else np.empty(0, np.float32)
     columns = _move(window.t, window.x, window.y, window.p, affine, size, chances, drop)
     return Window(*columns, *size, window.start_us, window.end_us)
@@ -191,23 +194,45 @@ def _area(xyxy: NDArray) -> NDArray:
 
 
 @njit(cache=True, nogil=True)
+def _covered(scale, shift, place, size):
+    """The pixels [first, last) on a sensor of `size` pixels that pixel `place` is mapped to, along one axis.
+
+    Where the map shrinks, that is the one that holds the pixel's centre; where it enlarges, all whose centres come from
+    within the pixel: an enlarged edge passes every pixel on its way, it leaves no holes.
+    """
+    if abs(scale) < 1:
+        # the centre of a pixel is half a pixel right of and below its index
+        first = int(np.floor(scale * (place + 0.5) + shift))
+        last = first + 1
+    else:
+        low, high = scale * place + shift, scale * (place + 1) + shift
+        first, last = int(np.ceil(min(low, high) - 0.5)), int(np.ceil(max(low, high) - 0.5))
+    return max(first, 0), min(last, size)
+
+
+@njit(cache=True, nogil=True)
 def _move(t, x, y, p, affine, size, chances, drop):
-    n = len(t)
+    scale_x, shift_x, scale_y, shift_y = affine
+    columns, rows = np.empty((65536, 2), np.int64), np.empty((65536, 2), np.int64)
+    for i in range(int(x.max()) + 1 if len(x) else 0):
+        columns[i] = _covered(scale_x, shift_x, i, size[0])
+    for i in range(int(y.max()) + 1 if len(y) else 0):
+        rows[i] = _covered(scale_y, shift_y, i, size[1])
+    n = 0
+    for i in range(len(t)):
+        if len(chances) == 0 or chances[i] >= drop:
+            n += max(columns[x[i], 1] - columns[x[i], 0], 0) * max(rows[y[i], 1] - rows[y[i], 0], 0)
     moved_t, moved_p = np.empty(n, np.int64), np.empty(n, np.uint8)
     moved_x, moved_y = np.empty(n, np.uint16), np.empty(n, np.uint16)
-    scale_x, shift_x, scale_y, shift_y = affine
     count = 0
-    for i in range(n):
-        # the centre of a pixel is half a pixel right of and below its index
-        new_x = np.floor(scale_x * (x[i] + 0.5) + shift_x)
-        new_y = np.floor(scale_y * (y[i] + 0.5) + shift_y)
-        if new_x < 0 or new_x >= size[0] or new_y < 0 or new_y >= size[1]:
-            continue
+    for i in range(len(t)):
         if len(chances) and chances[i] < drop:
             continue
-        moved_t[count], moved_x[count], moved_y[count], moved_p[count] = t[i], new_x, new_y, p[i]
-        count += 1
-    return moved_t[:count], moved_x[:count], moved_y[:count], moved_p[:count]
+        for new_y in range(rows[y[i], 0], rows[y[i], 1]):
+            for new_x in range(columns[x[i], 0], columns[x[i], 1]):
+                moved_t[count], moved_x[count], moved_y[count], moved_p[count] = t[i], new_x, new_y, p[i]
+                count += 1
+    return moved_t, moved_x, moved_y, moved_p
 
 
 @njit(cache=True, nogil=True)
