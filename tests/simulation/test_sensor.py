@@ -320,3 +320,20 @@ def test_bad_frames_are_refused():
 def test_a_floor_above_the_highest_cut_off_is_refused():
     with pytest.raises(ValueError, match="below least_bandwidth_hz"):
         PixelSettings(bandwidth_hz=5.0, least_bandwidth_hz=10.0)
+
+
+def test_light_that_hardly_changes_adds_up_until_its_tile_is_run():
+    from spiketrack.simulation.pixel_kernels import keep
+
+    light, dark = np.full((2, 256), 0.3, np.float32), 0.1
+    frame = np.full((16, 32), 0.3, np.float32)
+    for step, moves in ((1, False), (2, False), (3, True), (4, False)):  # 0.4 e^0.0025 per step, tolerance 0.006
+        frame[3, 20] = 0.4 * np.exp(0.0025 * step) - dark
+        active = np.array((False, True))
+        keep(frame, 2, dark, 0.006, active, light)
+        assert active.tolist() == [False, moves]
+    assert light[1, 3 * 16 + 4] == pytest.approx(0.4 * np.exp(0.0075) - dark, rel=1e-6)
+    frame[0, 0] = np.nan  # what is unfit is not still
+    active = np.array((True, True))
+    keep(frame, 2, dark, 0.006, active, light)
+    assert active.tolist() == [True, False]

@@ -233,7 +233,7 @@ def test_a_pool_of_light_is_that_of_the_ground_it_falls_on():
     layers, albedo = canvas(), np.full((HEIGHT, WIDTH), 0.3, np.float32)
     layers.picture[:] = 0
     corners = camera.to_camera(np.array([middle, middle + along, middle + aside]))
-    kernels.add_pool(corners, np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0)), 2.0, albedo, layers)
+    kernels.add_pool(corners, np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0)), 2.0, 0.0, albedo, layers)
     # the same by casting a ray through every pixel to the ground, in the world
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     rays = camera.rays(columns, rows)
@@ -243,3 +243,41 @@ def test_a_pool_of_light_is_that_of_the_ground_it_falls_on():
     fall = np.clip(1 - (u**2 + v**2) / 1.6**2, 0, None) * (rays[..., 2] < 0)
     np.testing.assert_allclose(layers.picture, 2.0 * 0.3 * fall**2, atol=1e-5)
     assert (layers.picture > 0.1).sum() > 500
+
+
+def test_light_too_faint_to_notice_is_not_drawn():
+    view = np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0))
+    camera = Camera(WIDTH, HEIGHT, 250.0, (0.0, 0.0, 5.0), 0.2, 0.35, 0.1)
+    pools, albedo = np.array([[2.0, -1.0, 0.3, 12.0, 5.0, 2.0, 2.0]]), np.full((HEIGHT, WIDTH), 0.3, np.float32)
+    eye = camera.rotation(), np.array(camera.position)
+    whole, part = canvas(), canvas()
+    for layers, faint in ((whole, 0.0), (part, 0.02)):
+        layers.picture[:] = 0
+        kernels.add_pools(pools, *eye, view, faint, albedo, layers)
+    drawn = part.picture > 0
+    np.testing.assert_array_equal(part.picture[drawn], whole.picture[drawn])
+    assert whole.picture[~drawn].max() < 1.01 * 0.3 * 0.02
+    assert 1.01 * part.picture[drawn].min() > 0.3 * 0.02
+    assert (part.touched <= whole.touched).all()
+
+
+def test_a_spot_is_nearly_gaussian_and_ends():
+    layers = canvas()
+    layers.picture[:] = 0
+    kernels.add_spot(40.5, 30.5, 5.0, 2.0, 1.0, layers)
+    picture = layers.picture
+    assert picture[30, 40] == pytest.approx(2.0)
+    assert picture[30, 45] == pytest.approx(2.0 * (1 - 25 / 200) ** 4, rel=1e-5)  # 2 exp(-1/2) would be 1.21
+    assert picture[34, 43] == pytest.approx(picture[30, 45], rel=1e-5)  # round: 3, 4, 5
+    assert picture[30, 54] > 0  # 14 < 2.83 sigma
+    assert picture[30, 55] == 0
+
+
+def test_flow_is_the_motion_of_the_fastest_point_in_sight():
+    view, size = np.array((100.0, 50.0, 40.0, 0.0)), np.array((100.0, 80.0))
+    placed = np.array([[0.0, 0.0, 10.0], [1.0, 0.0, 20.0]])
+    assert kernels.flow(placed, np.array((3.0, 4.0, 0.0)), 0.0, view, size) == pytest.approx(100 * 5 / 10)
+    # straight ahead: the point on the axis stands still, the other moves 100 * 8 * (1 / 20) / 20
+    assert kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.0, view, size) == pytest.approx(2.0)
+    assert kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.5, view, size) == pytest.approx(5.0)
+    assert kernels.flow(placed + np.array((100.0, 0.0, 0.0)), np.array((3.0, 4.0, 0.0)), 0.0, view, size) == 0

@@ -140,7 +140,9 @@ def test_wind_is_a_function_of_time_and_stays_in_its_regions():
         regions = street.stir(0, CAMERA, picture)
         np.testing.assert_array_equal(picture, before)
         for t_us in (8_000, 1_700_000, 100_000_000):
+            assert street.is_stirred(t_us) <= bool(regions)
             assert street.stir(t_us, CAMERA, picture) == regions
+            assert not street.is_stirred(t_us)
             outside = np.ones(picture.shape, bool)
             for left, top, right, bottom in regions:
                 outside[top:bottom, left:right] = False

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from spiketrack.events import Events
+from spiketrack.simulation.sensor import PixelSettings
 from spiketrack.traffic.actors import PEDESTRIAN
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
-from spiketrack.traffic.scene import TrafficSettings, plan_light, simulate_traffic
+from spiketrack.traffic.light import Light
+from spiketrack.traffic.plans import plan_light
+from spiketrack.traffic.scene import TrafficSettings, _flicker_swing, _Stage, simulate_traffic
 
 DURATION_US = 250_000
 DAY = TrafficSettings(preset="gen1", daytime="day", rain=False)
@@ -97,16 +100,18 @@ def test_most_events_are_on_objects_or_their_shadows_by_day(day):
 @pytest.mark.parametrize(
     ("seen", "box", "pixels", "events", "expected"),
     [
-        (0.9, (0, 0, 20, 20), 200, 50, True),
-        (0.2, (0, 0, 20, 20), 200, 50, False),  # hidden
-        (0.9, (0, 0, 20, 4), 60, 50, False),  # too low
-        (0.9, (0, 0, 20, 20), 200, 9, False),  # hardly an event
-        (0.9, (0, 0, 90, 90), 8000, 399, False),  # a still bus: 0.05 events a pixel are 400
-        (0.9, (0, 0, 90, 90), 8000, 400, True),
+        (0.9, (0, 0, 20, 20), 200, (50, 0), True),
+        (0.2, (0, 0, 20, 20), 200, (50, 0), False),  # hidden
+        (0.9, (0, 0, 20, 4.9), 60, (50, 0), False),  # 0.025 of 200 rows are 5
+        (0.9, (0, 0, 20, 5), 60, (50, 0), True),
+        (0.9, (0, 0, 20, 20), 150, (19, 0), False),  # hardly an event
+        (0.9, (0, 0, 90, 90), 8000, (799, 0), False),  # a still bus: 0.1 events a pixel are 800
+        (0.9, (0, 0, 90, 90), 8000, (800, 0), True),
+        (0.9, (0, 0, 20, 20), 200, (50, 51), False),  # lost in the noise
     ],
 )
 def test_what_a_person_would_label(seen, box, pixels, events, expected):
-    assert is_labelled(LabellingSettings(), seen, np.array(box, float), pixels, events) is expected
+    assert is_labelled(LabellingSettings(), seen, np.array(box, float), pixels, events, 200) is expected
 
 
 def test_a_moving_camera_sees_the_street_move():
@@ -128,3 +133,28 @@ def test_lights_of_the_day():
 def test_durations_below_one_are_refused():
     with pytest.raises(ValueError, match="must be positive"):
         next(simulate_traffic(DAY, 0, (1,)))
+
+
+def test_flicker_behind_a_slow_pixel_is_small():
+    light = Light("night", 0.001, lamps=True, flicker_hz=100.0, flicker_depth=0.25)
+    pixel = PixelSettings(bandwidth_hz=1000.0, least_bandwidth_hz=10.0, bandwidth_intensity=1.0, dark_intensity=0.05)
+    base, lamps = np.full((1, 2), 0.05, np.float32), np.array([[0.1, 0.9]], np.float32)
+    swing = _flicker_swing(light, pixel, base, lamps)
+    # cut-offs 200 and 1000 Hz
+    expected = [np.log(0.225 / 0.175) / np.hypot(1, 0.5), np.log(1.225 / 0.775) / np.hypot(1, 0.1)]
+    np.testing.assert_allclose(swing[0], expected, rtol=1e-5)
+
+
+def test_the_sensor_sees_the_same_whether_or_not_it_is_waited_for():
+    stages = [_Stage(DAY, (4,)) for _ in range(2)]
+    runs = [[], []]
+    for run, stage in zip(runs, stages, strict=True):
+        while stage.t_us < 60_000:
+            run.append(stage.advance()[0])
+            if stage is stages[0]:
+                run.append(stage.finish())
+        run.append(stage.finish())
+    waited, other = map(Events.concatenate, runs)
+    assert len(waited) > 200
+    for name in "txyp":
+        np.testing.assert_array_equal(getattr(waited, name), getattr(other, name))

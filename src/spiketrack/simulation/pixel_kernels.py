@@ -229,6 +229,29 @@ def log_of(frame, tiles, across, dark, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def keep(frame, across, dark, tolerance, active, light):
+    """Keep the intensities of the active tiles in light, (tiles, 256), and take those that stay as they were.
+
+    active: (tiles,) bool; cleared where no pixel differs by more than tolerance (log units) from what light holds,
+    which then stays, so that small changes add up.
+    """
+    now = np.empty(AREA, np.float32)
+    share, dark = np.float32(tolerance), np.float32(dark)
+    for tile in range(len(active)):
+        if not active[tile]:
+            continue
+        _gather(frame, tile, across, now)
+        before = light[tile]
+        moved = np.int32(0)
+        for i in range(AREA):
+            moved |= np.int32(not (now[i] >= _ZERO and abs(now[i] - before[i]) <= share * (before[i] + dark)))
+        if moved:
+            before[:] = now
+        else:
+            active[tile] = False
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _advance(light, u0, y0, reference, on, off, dark, dt, fastest, slowest, u1, y1, tells):
     """The loop without branches over a tile.
 

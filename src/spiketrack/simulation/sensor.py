@@ -39,6 +39,7 @@ _LEAST_THRESHOLD = 0.01
 _NOISE_STREAM, _HOT_STREAM, _READOUT_STREAM = range(1, 4)
 _HOT_SPREAD = (0.5, 1.5)
 _TILES_A_THREAD = 100
+_STILL = 0.1  # share of the mismatch by which a pixel's log intensity may differ while its tile counts as still
 
 
 class PixelSettings(BaseModel):
@@ -131,6 +132,8 @@ class Sensor:
             *(np.zeros((tiles, _AREA), np.float32) for _ in range(3)),
             *(self._by_tile(threshold) for threshold in thresholds),
         )
+        self._light = np.zeros((tiles, _AREA), np.float32)  # of which the log intensity was taken last
+        self._stillness = (pixel.dark_intensity, _STILL * pixel.mismatch)
         self._free_at = np.zeros((tiles, _AREA))
         self._unsettled = np.zeros(tiles, np.bool_)
         self._constants = np.array(
@@ -175,9 +178,9 @@ class Sensor:
         type, a time that does not increase, and for intensities of the changed tiles that are negative, not finite or,
         without dark_intensity, zero; the sensor cannot be used after that.
         """
-        tiles, active = self._checked(frame, t_us, changed)
+        active = self._checked(frame, t_us, changed)
         frame = np.ascontiguousarray(frame)
-        from spiketrack.simulation.pixel_kernels import log_of
+        from spiketrack.simulation.pixel_kernels import keep, log_of
 
         if self._t_us is None:
             log_now, output, reference = self._state[:3]
@@ -186,9 +189,12 @@ class Sensor:
                 raise ValueError(_UNFIT)
             output[:] = log_now
             reference[:] = log_now
+            keep(frame, self._across, *self._stillness, np.ones(len(every), np.bool_), self._light)
             self._t_us = t_us
             return self._exposure(Requests(*_no_columns()))
         noise = self._noise(frame, self._t_us, t_us)
+        keep(frame, self._across, *self._stillness, active, self._light)
+        active |= self._unsettled
         noisy = np.zeros_like(active)
         noisy[noise[1] // _AREA] = True
         tiles = np.flatnonzero(active | noisy)
@@ -200,9 +206,8 @@ class Sensor:
         """What still waits in the read-out, at the end: its times may lie after the last frame's."""
         return self._exposure(self._readout.read(Requests(*_no_columns()), np.inf))
 
-    def _checked(
-        self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _checked(self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """The tiles that may have changed, (tiles,)."""
         shape, grid = (self._settings.height, self._settings.width), (self._down, self._across)
         if frame.shape != shape or frame.dtype != np.float32:
             raise ValueError(f"sensor: a frame must be float32 {shape}, got {frame.dtype} {frame.shape}")
@@ -210,9 +215,7 @@ class Sensor:
             raise ValueError(f"sensor: changed tiles must be bool {grid}, got {changed.dtype} {changed.shape}")
         if self._t_us is not None and t_us <= self._t_us:
             raise ValueError(f"sensor: frame times must increase, got {t_us} us after {self._t_us} us")
-        active = np.ones(grid, np.bool_) if changed is None else changed
-        active = active.ravel() | self._unsettled
-        return np.flatnonzero(active), active
+        return np.ones(self._across * self._down, np.bool_) if changed is None else changed.ravel().copy()
 
     def _run(
         self,

@@ -40,20 +40,37 @@ class LabellingSettings(BaseModel):
 
     period_us: int = Field(33_333, ge=1000, description="time between labels in microseconds (33333: 30 Hz, as eTraM)")
     min_visible: float = Field(0.3, ge=0, le=1, description="least share of the object in sight")
-    min_side_px: float = Field(5.0, ge=1, description="least width and height of the visible box in pixels")
+    min_side: float = Field(
+        0.025, gt=0, le=1, description="least width and height of the visible box, as a share of the sensor's height"
+    )
     min_events: int = Field(
-        10, ge=0, description="least number of events of the object within three periods; still objects have none"
+        20, ge=0, description="least number of events of the object within three periods; still objects have none"
     )
     min_density: float = Field(
-        0.05, ge=0, description="least number of events within three periods per pixel of the object in sight"
+        0.1, ge=0, description="least number of events within three periods per pixel of the object in sight"
+    )
+    min_over_noise: float = Field(
+        1.0, ge=0, description="least number of events of the object for each noise event on its pixels"
     )
 
 
-def is_labelled(settings: LabellingSettings, seen: float, box: NDArray[np.float64], pixels: int, events: int) -> bool:
-    """Whether a person would label an object of which the share `seen` (0 .. 1), `pixels` pixels, is in sight."""
-    sides = min(box[2] - box[0], box[3] - box[1])
-    enough = max(settings.min_events, settings.min_density * pixels)
-    return bool(seen >= settings.min_visible and pixels > 0 and sides >= settings.min_side_px and events >= enough)
+def is_labelled(
+    settings: LabellingSettings,
+    seen: float,
+    box: NDArray[np.float64],
+    pixels: int,
+    events: tuple[int, int],
+    height: int,
+) -> bool:
+    """Whether a person would label an object of which the share `seen` (0 .. 1), `pixels` pixels, is in sight.
+
+    box: its visible box, xyxy in pixels. events: of the light and of noise on its pixels within three label periods.
+    height: of the sensor, in pixels.
+    """
+    signal, noise = events
+    large = min(box[2] - box[0], box[3] - box[1]) >= settings.min_side * height
+    enough = signal >= max(settings.min_events, settings.min_density * pixels, settings.min_over_noise * noise)
+    return bool(seen >= settings.min_visible and pixels > 0 and large and enough)
 
 
 def labels_of(annotations: NDArray[Any]) -> Boxes:

@@ -17,7 +17,7 @@ _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces t
 _MOST_CORNERS = 16
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def place(body, pose, rotation, position, placed):
     """Write the body's vertices in camera coordinates, (V, 3) metres.
 
@@ -46,7 +46,31 @@ def place(body, pose, rotation, position, placed):
             placed[v, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def flow(placed, velocity, limbs, view, size):
+    """The fastest motion on the picture of a placed body, px/s, 0 where none of it is seen.
+
+    velocity: (3,) in camera coordinates, m/s. limbs: what parts may move beyond it, m/s. size: width, height.
+    """
+    fastest = 0.0
+    focal, cx, cy = view[0], view[1], view[2]
+    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
+    for v in range(len(placed)):
+        z = placed[v, 2]
+        if z < _NEAREST:
+            continue
+        p, q = placed[v, 0] / z, placed[v, 1] / z
+        left, right, top, bottom = min(left, p), max(right, p), min(top, q), max(bottom, q)
+        # what is beside the picture counts with the nearest place on it
+        p = min(max(p, -cx / focal), (size[0] - cx) / focal)
+        q = min(max(q, -cy / focal), (size[1] - cy) / focal)
+        x, y = velocity[0] - velocity[2] * p, velocity[1] - velocity[2] * q
+        fastest = max(fastest, (np.sqrt(x * x + y * y) + limbs) * focal / max(z, 1.0))
+    outside = right * focal < -cx or left * focal > size[0] - cx or bottom * focal < -cy or top * focal > size[1] - cy
+    return 0.0 if outside else fastest
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _is_behind(a, b, eye):
     """1: footprint a (4, 2) is behind b seen from eye, -1: before it, 0: they overlap."""
     for this, other, sign in ((b, a, 1), (a, b, -1)):
@@ -63,7 +87,7 @@ def _is_behind(a, b, eye):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def far_to_near(ground, eye):
     """An order in which footprints, (N, 4, 2) counter-clockwise, may be painted one over the other.
 
@@ -96,7 +120,7 @@ def far_to_near(ground, eye):
     return order
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def extent(body, placed, view):
     """left, top, right, bottom in pixels of what is solid of the placed body, not clipped; right < left: nothing."""
     focal, cx, cy = view[0], view[1], view[2]
@@ -128,7 +152,7 @@ def extent(body, placed, view):
     return left, top, right, bottom
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def draw_body(body, placed, view, light, layers, name):
     """Draw the placed body far to near. name 0: blend into the picture; else write the name into the mask.
 
@@ -143,7 +167,7 @@ def draw_body(body, placed, view, light, layers, name):
                 _draw_primitive(body, p, placed, view, light, layers, name, scratch)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _group_order(body, placed):
     """Groups far to near, by the mean depth of their vertices."""
     groups = body.groups
@@ -156,7 +180,7 @@ def _group_order(body, placed):
     return np.argsort(-total / np.maximum(count, 1))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _axes(placed, first, view):
     """The two half axes in pixels of a disc given by its middle and two points on its rim."""
     focal = view[0]
@@ -171,7 +195,7 @@ def _axes(placed, first, view):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _facing(placed, first):
     """Normal of the face through three vertices, and whether it looks towards the camera."""
     x, y, z = placed[first, 0], placed[first, 1], placed[first, 2]
@@ -183,7 +207,7 @@ def _facing(placed, first):
     return nx / length, ny / length, nz / length, towards
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_primitive(body, p, placed, view, light, layers, name, scratch):
     kind, first, count = body.kind[p], body.first[p], body.corners[p]
     value = body.shade[p]
@@ -210,7 +234,7 @@ def _draw_primitive(body, p, placed, view, light, layers, name, scratch):
         _draw_disc(body, p, placed, view, value, layers, name)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _project_polygon(placed, first, count, view, scratch):
     """Clip to what is before the camera, project; writes rows x and y of scratch, returns the number of corners."""
     n = 0
@@ -231,7 +255,7 @@ def _project_polygon(placed, first, count, view, scratch):
     return n
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _bounds(left, top, right, bottom, shape):
     """Pixel bounds on the picture: left, top, right, bottom, the last two outside."""
     return (
@@ -242,7 +266,7 @@ def _bounds(left, top, right, bottom, shape):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def touch(touched, left, top, right, bottom):
     """Set the tiles of the pixels [left, right) x [top, bottom)."""
     if right > left and bottom > top:
@@ -251,7 +275,7 @@ def touch(touched, left, top, right, bottom):
                 touched[row, column] = True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fill_polygon(scratch, n, value, factor, behind, layers, name):
     """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value.
 
@@ -317,7 +341,7 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
                 picture[row, column] = value if depth[row, column] >= behind else picture[row, column]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fill_edge(scratch, edges, row, first, last, value, factor, behind, layers, name):
     """The columns [first, last) of a row of a polygon, each with its own cover."""
     picture, mask, depth, _ = layers
@@ -339,7 +363,7 @@ def _fill_edge(scratch, edges, row, first, last, value, factor, behind, layers, 
             picture[row, column] += inside * (value - picture[row, column])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_disc(body, p, placed, view, value, layers, name):
     """A filled ellipse, or a ring of the given thickness (metres)."""
     picture, mask, depth, touched = layers
@@ -358,20 +382,28 @@ def _draw_disc(body, p, placed, view, value, layers, name):
     x0, y0, x1, y1 = _bounds(x - rx - thick, y - ry - thick, x + rx + thick, y + ry + thick, picture.shape)
     if name == 0:
         touch(touched, x0, y0, x1, y1)
+    # the distance to the rim is at least (r - 1) times the shorter half axis
+    margin = (0.5 + (thick if body.kind[p] == RING else 0.0)) * max(rx, ry) / abs(det)
+    inner, outer = max(1 - margin, 0.0) ** 2, (1 + margin) ** 2
     for row in range(y0, y1):
         for column in range(x0, x1):
             dx, dy = column + 0.5 - x, row + 0.5 - y
             u, v = (dx * by - dy * bx) / det, (dy * ax - dx * ay) / det
-            r = np.sqrt(u * u + v * v)
-            # pixels per unit of r, along its gradient
-            gx, gy = (u * by - v * ay) / det, (v * ax - u * bx) / det
-            slope = np.sqrt(gx * gx + gy * gy) / max(r, 1e-9)
-            away = (r - 1) / max(slope, 1e-9)
-            if body.kind[p] == RING:
-                away = abs(away) - thick
-            cover = min(1.0, 0.5 - away)
-            if cover <= 0 or depth[row, column] < view[3]:
+            r2 = u * u + v * v
+            if r2 >= outer or depth[row, column] < view[3] or (r2 <= inner and body.kind[p] == RING):
                 continue
+            cover = 1.0
+            if r2 > inner:
+                r = np.sqrt(r2)
+                # pixels per unit of r, along its gradient
+                gx, gy = (u * by - v * ay) / det, (v * ax - u * bx) / det
+                slope = np.sqrt(gx * gx + gy * gy) / max(r, 1e-9)
+                away = (r - 1) / max(slope, 1e-9)
+                if body.kind[p] == RING:
+                    away = abs(away) - thick
+                cover = min(1.0, 0.5 - away)
+                if cover <= 0:
+                    continue
             if name != 0:
                 if cover >= 0.5:
                     mask[row, column] = name
@@ -379,7 +411,7 @@ def _draw_disc(body, p, placed, view, value, layers, name):
                 picture[row, column] += cover * (value - picture[row, column])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_capsule(body, p, placed, view, value, layers, name):
     first = body.first[p]
     za, zb = placed[first, 2], placed[first + 1, 2]
@@ -392,7 +424,7 @@ def _draw_capsule(body, p, placed, view, value, layers, name):
     fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], layers, name)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
     """A thick line from a to b, radius in pixels at either end, blended with opacity alpha."""
     picture, mask, depth, touched = layers
@@ -419,7 +451,7 @@ def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
                 picture[row, column] += alpha * cover * (value - picture[row, column])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_glow(body, p, placed, view, light, layers):
     """A lamp: a bright spot and a faint halo, brightest from straight ahead. Vertices: the lamp, a point before it."""
     first = body.first[p]
@@ -442,28 +474,62 @@ def _draw_glow(body, p, placed, view, light, layers):
     add_spot(view[1] + view[0] * x / z, view[2] + view[0] * y / z, halo, 0.03 * strength, view[3], layers)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_spot(x, y, sigma, strength, behind, layers):
-    """Add a Gaussian spot of light."""
+    """Add a round spot of light, (1 - r^2 / 8 sigma^2)^4: near a Gaussian one, and nothing beyond 2.8 sigma."""
     picture, _, depth, touched = layers
-    reach = 3 * sigma + 1
-    x0, y0, x1, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
-    touch(touched, x0, y0, x1, y1)
-    across = np.empty(max(x1 - x0, 0), np.float32)
-    for column in range(x0, x1):
-        across[column - x0] = np.exp(-0.5 * ((column + 0.5 - x) / sigma) ** 2)
+    reach2 = 8 * sigma * sigma
+    reach = np.sqrt(reach2)
+    _, y0, _, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
+    middle, scale, behind = np.float32(x - 0.5), np.float32(1 / reach2), np.float32(behind)
+    strength, zero = np.float32(strength), np.float32(0)
     for row in range(y0, y1):
-        bright = np.float32(strength * np.exp(-0.5 * ((row + 0.5 - y) / sigma) ** 2))
+        dy = row + 0.5 - y
+        if dy * dy >= reach2:
+            continue
+        half, inside = np.sqrt(reach2 - dy * dy), np.float32(1 - dy * dy / reach2)
+        x0, _, x1, _ = _bounds(x - half - 0.5, y, x + half + 0.5, y, picture.shape)
+        touch(touched, x0, row, x1, row + 1)
+        line, far = picture[row], depth[row]
         for column in range(x0, x1):
-            picture[row, column] += bright * across[column - x0] if depth[row, column] >= behind else np.float32(0)
+            dx = np.float32(column) - middle
+            fall = max(inside - dx * dx * scale, zero)
+            fall *= fall
+            line[column] += strength * fall * fall if far[column] >= behind else zero
 
 
-@njit(cache=True, nogil=True)
-def add_pool(corners, view, strength, albedo, layers):
-    """Light on the ground: an ellipse given by its middle and two half axes, camera coordinates (3, 3) metres."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_pools(pools, rotation, position, view, faint, albedo, layers):
+    """Light of headlights on the ground; pools (N, 7): x, y, heading, way ahead to the middle, half axes, strength.
+
+    faint: light that is not noticed.
+    """
+    corners = np.empty((3, 3))
+    for n in range(len(pools)):
+        x, y, heading, nose, length, width, strength = pools[n]
+        c, s = np.cos(heading), np.sin(heading)
+        for k in range(3):
+            wx, wy = x + nose * c - position[0], y + nose * s - position[1]
+            wx, wy = wx + (length * c if k == 1 else 0.0), wy + (length * s if k == 1 else 0.0)
+            wx, wy = wx - (width * s if k == 2 else 0.0), wy + (width * c if k == 2 else 0.0)
+            for axis in range(3):
+                seen = rotation[axis, 0] * wx + rotation[axis, 1] * wy + rotation[axis, 2] * (0.01 - position[2])
+                corners[k, axis] = seen
+        add_pool(corners, view, strength, faint, albedo, layers)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_pool(corners, view, strength, faint, albedo, layers):
+    """Light on the ground: an ellipse given by its middle and two half axes, camera coordinates (3, 3) metres.
+
+    It falls as (1 - r^2 / 1.6^2)^2, r in half axes, and is drawn where it is more than `faint`.
+    """
     picture, _, _, touched = layers
     focal, cx, cy = view[0], view[1], view[2]
-    reach = 1.6  # in half axes
+    largest = 1.6 * 1.6
+    if strength <= faint:
+        return
+    reach = np.sqrt(largest * (1 - np.sqrt(faint / strength)))
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for i in (-1, 1):
         for j in (-1, 1):
@@ -474,19 +540,23 @@ def add_pool(corners, view, strength, albedo, layers):
             left, right = min(left, cx + focal * px / pz), max(right, cx + focal * px / pz)
             top, bottom = min(top, cy + focal * py / pz), max(bottom, cy + focal * py / pz)
     x0, y0, x1, y1 = _bounds(left, top, right, bottom, picture.shape)
-    touch(touched, x0, y0, x1, y1)
+    if x1 <= x0 or y1 <= y0:
+        return
     # the plane through the corners: ray * depth = middle + u a + v b
     m = np.empty((3, 3))
     for k in range(3):
         m[k, 0], m[k, 1] = corners[1, k] - corners[0, k], corners[2, k] - corners[0, k]
     m[:, 2] = corners[0]
     inverse = np.linalg.inv(m)
+    u1, v1, w1 = inverse[0, 0] / focal, inverse[1, 0] / focal, inverse[2, 0] / focal  # per column
+    one, zero, bright = np.float32(1), np.float32(0), np.float32(strength)
+    share, step = np.float32(1 / largest), (np.float32(u1), np.float32(v1), np.float32(w1))
     for row in range(y0, y1):
-        ry = (row + 0.5 - cy) / focal
-        u0, v0 = inverse[0, 1] * ry + inverse[0, 2], inverse[1, 1] * ry + inverse[1, 2]
-        w0 = inverse[2, 1] * ry + inverse[2, 2]
-        u1, v1, w1 = inverse[0, 0], inverse[1, 0], inverse[2, 0]
-        # u^2 + v^2 < reach^2 is a quadratic inequality in rx: the pool's run in this row
+        ry, rx = (row + 0.5 - cy) / focal, (0.5 - cx) / focal
+        u0 = inverse[0, 0] * rx + inverse[0, 1] * ry + inverse[0, 2]
+        v0 = inverse[1, 0] * rx + inverse[1, 1] * ry + inverse[1, 2]
+        w0 = inverse[2, 0] * rx + inverse[2, 1] * ry + inverse[2, 2]
+        # u^2 + v^2 < reach^2 is a quadratic inequality in the column: the pool's run in this row
         first, last = x0, x1
         qa = u1 * u1 + v1 * v1 - reach * reach * w1 * w1
         qb = u0 * u1 + v0 * v1 - reach * reach * w0 * w1
@@ -496,21 +566,21 @@ def add_pool(corners, view, strength, albedo, layers):
             if inner <= 0:
                 continue
             root = np.sqrt(inner)
-            first = max(x0, int(np.floor((-qb - root) / qa * focal + cx - 0.5)))
-            last = min(x1, int(np.ceil((-qb + root) / qa * focal + cx + 0.5)))
+            first = max(x0, int(np.ceil(max((-qb - root) / qa, -1.0))))
+            last = min(x1, int(np.floor(min((-qb + root) / qa, 1e9))) + 1)
+        touch(touched, first, row, last, row + 1)
+        u0, v0, w0 = np.float32(u0), np.float32(v0), np.float32(w0)
+        line, tone = picture[row], albedo[row]
         for column in range(first, last):
-            rx = (column + 0.5 - cx) / focal
-            w = w0 + w1 * rx
-            if w <= 1e-9:
-                continue
-            u, v = (u0 + u1 * rx) / w, (v0 + v1 * rx) / w
-            r2 = u * u + v * v
-            if r2 < reach * reach:
-                fall = 1 - r2 / (reach * reach)
-                picture[row, column] += strength * fall * fall * albedo[row, column]
+            at = np.float32(column)
+            w = one / (w0 + step[2] * at)
+            u, v = (u0 + step[0] * at) * w, (v0 + step[1] * at) * w
+            fall = one - (u * u + v * v) * share
+            fall = fall if fall > zero and w > zero else zero
+            line[column] += bright * fall * fall * tone[column]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def draw_shadows(ground, heights, depths, sun, contact, shade, view, rotation, position, layers):
     """The shadows of boxes on the ground: right below them (factor contact), and away from the sun (factor shade).
 
@@ -531,7 +601,7 @@ def draw_shadows(ground, heights, depths, sun, contact, shade, view, rotation, p
             _draw_shadow(points, shade, view, depths[i], rotation, position, layers)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_shadow(points, factor, view, behind, rotation, position, layers):
     """Multiply the hull of ground points, (N, 2) world metres, by factor."""
     hull = _hull(points, len(points))
@@ -547,7 +617,7 @@ def _draw_shadow(points, factor, view, behind, rotation, position, layers):
         fill_polygon(scratch, corners, 0.0, factor, behind, layers, 0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hull(points, count):
     """Convex hull of points (count, 2), by Andrew's monotone chain."""
     order = np.argsort(points[:count, 0] * 1e6 + points[:count, 1])
@@ -569,7 +639,7 @@ def _hull(points, count):
     return hull[: max(n, 1)].copy()
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def restore(picture, background, tiles):
     """Copy the background into the marked tiles of the picture."""
     height, width = picture.shape
@@ -586,20 +656,24 @@ def restore(picture, background, tiles):
             j += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def light_up(background, base, lamps, factor, tiles):
     """background = base + factor * lamps in the marked tiles."""
     height, width = background.shape
+    factor = np.float32(factor)
     for i in range(tiles.shape[0]):
-        for j in range(tiles.shape[1]):
-            if tiles[i, j]:
-                right = min((j + 1) * TILE, width)
-                for row in range(i * TILE, min((i + 1) * TILE, height)):
-                    for column in range(j * TILE, right):
-                        background[row, column] = base[row, column] + factor * lamps[row, column]
+        j = 0
+        while j < tiles.shape[1]:
+            first = j
+            while j < tiles.shape[1] and tiles[i, j]:
+                j += 1
+            for row in range(i * TILE, min((i + 1) * TILE, height) if j > first else 0):
+                for column in range(first * TILE, min(j * TILE, width)):
+                    background[row, column] = base[row, column] + factor * lamps[row, column]
+            j += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mask_extent(mask, name, left, top, right, bottom):
     """Number of pixels of a name within the bounds, and their tight box (left, top, right, bottom exclusive)."""
     count = 0
@@ -613,7 +687,7 @@ def mask_extent(mask, name, left, top, right, bottom):
     return count, x0, y0, x1, y1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def count_events(x, y, signal, mask, name, left, top, right, bottom):
     """Events that the light caused within the bounds, on pixels of that name or of none."""
     count = 0

@@ -16,7 +16,7 @@ NEAREST_M = 0.3
 FARTHEST_M = 260.0  # things that stand farther away are not drawn
 
 # A camera, (16,): position 0-2, rows of the rotation 3-11, focal length 12, principal point 13-14.
-# Tones of the ground, (16,), see `surroundings._tones`.
+# Tones of the ground, (16,), see `ground.draw_tones`.
 ASPHALT, MARKING, PAVEMENT, KERB, VERGE, CONTRAST, WEAR, PATCHES, SLAB, HAZE_M, TURF = range(11)
 # Light, (10,): the sun counts on level ground.
 AMBIENT, SUN, ZENITH, HORIZON, CLOUDS, SKYLINE, HAZE = range(7)

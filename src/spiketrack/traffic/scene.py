@@ -2,13 +2,16 @@
 
 Station: in come settings and a seed, out go chunks of events with exact annotations. `world` says where actors are,
 `bodies` what they look like, `surroundings` paints what stands still, `simulation.sensor` turns light into events.
-Frames follow the fastest actor in the picture (about a pixel a frame); between them the sensor interpolates.
+Frames follow the fastest actor in the picture (about a pixel a frame); between them the sensor interpolates. One frame
+is drawn while the sensor works on the one before.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -19,14 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from spiketrack.boxes import Boxes
 from spiketrack.events import Events
 from spiketrack.simulation.presets import PRESETS
-from spiketrack.simulation.sensor import TILE, PixelSettings, Sensor, SensorSettings
+from spiketrack.simulation.sensor import TILE, Exposure, PixelSettings, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
 from spiketrack.traffic.bodies import Body, body_of
 from spiketrack.traffic.camera import NEAREST_M, Camera
 from spiketrack.traffic.layers import Layers
-from spiketrack.traffic.layout import Layout
 from spiketrack.traffic.light import Daytime, Light
+from spiketrack.traffic.plans import plan_camera, plan_light, plan_sensor, plan_world
+from spiketrack.traffic.rain import Rain
 from spiketrack.traffic.surroundings import Surroundings
 from spiketrack.traffic.world import World, WorldSettings, plan_layout
 
@@ -35,7 +39,13 @@ _VIEW_STREAM, _LIGHT_STREAM, _WORLD_STREAM, _SURROUNDINGS_STREAM, _SENSOR_STREAM
     1, 8
 )
 _STIR_US = 8_000
-_FLICKER_SEEN = 0.06  # log units: tiles whose lamps swing less are lit evenly
+_FLICKER_SEEN = (
+    0.5  # share of the lower threshold: tiles where the flicker behind the low pass swings less are lit evenly
+)
+_FLICKER_FRAMES = 5  # a period
+# straight lines between so few points of a sine lose amplitude, the more the slower the low pass; this share is left
+_FLICKER_SHARE = float(np.sinc(1 / _FLICKER_FRAMES) ** 1.5)  # fitted: as many events as at 400 us a frame
+_FAINT = 0.005  # log units: light of a pool that changes the ground by less is not drawn
 _LARGEST_BODY_PX = 3_000
 _LEAST_BODY_PX = 2.5  # what is less tall is not drawn
 _NO_LIGHT = np.zeros(7)
@@ -56,7 +66,7 @@ class TrafficSettings(BaseModel):
         0.0, ge=0, le=1, description="how far a scene's sensor may stray from its preset (thresholds, noise, bandwidth)"
     )
     frame_us: tuple[int, int] = Field(
-        (1_500, 4_000), description="shortest and longest time between drawings in microseconds; events lie between"
+        (2_000, 4_000), description="shortest and longest time between drawings in microseconds; events lie between"
     )
     world: WorldSettings | None = Field(None, description="roads and traffic; null: drawn from the seed")
     labels: LabellingSettings = Field(LabellingSettings(), description="when labels are made and for what")
@@ -93,7 +103,7 @@ def simulate_traffic(
     if duration_us < 1 or chunk_us < 1:
         raise ValueError(f"traffic: duration_us and chunk_us must be positive, got {duration_us} and {chunk_us}")
     stage = _Stage(settings, seed)
-    waiting = stage.advance()[0]
+    waiting = stage.advance()[0]  # the first frame fires nothing
     rows: list[NDArray[Any]] = []
     for start_us in range(0, duration_us, chunk_us):
         end_us = min(start_us + chunk_us, duration_us)
@@ -102,6 +112,7 @@ def simulate_traffic(
             events, annotations = stage.advance()
             parts.append(events)
             rows.append(annotations)
+        parts.append(stage.finish())
         known = np.concatenate([*rows, np.empty(0, ANNOTATION_DTYPE)])
         ready = Events.concatenate(parts)
         last = int(np.searchsorted(ready.t, end_us))
@@ -112,20 +123,21 @@ def simulate_traffic(
 
 @dataclass(slots=True)
 class _Cast:
-    """One actor's body with the memory it is placed in, and its events of the last label periods."""
+    """One actor's body with the memory it is placed in, and its events (signal, noise) of the last label periods."""
 
     body: Body
     placed: NDArray[np.float64]
-    events: deque[int] = field(default_factory=lambda: deque(maxlen=3))
+    events: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=3))
     middle: tuple[float, float] | None = None
 
 
 class _Shown(NamedTuple):
-    """An actor before the camera; depth is that of its middle, metres."""
+    """An actor before the camera; depth is that of its middle, metres; flow its fastest motion in the picture, px/s."""
 
     actor: Actor
     cast: _Cast
     depth: float
+    flow: float
 
 
 class _Stage:
@@ -133,24 +145,25 @@ class _Stage:
 
     def __init__(self, settings: TrafficSettings, seed: Sequence[int]) -> None:
         self._settings = settings
-        sensor = _strayed(settings.sensor, settings.spread, [*seed, _SPREAD_STREAM])
+        sensor = plan_sensor(settings.sensor, settings.spread, [*seed, _SPREAD_STREAM])
         self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM])
+        self._pixel = sensor.pixel
         self.width, self.height = sensor.width, sensor.height
         moving = settings.camera == "moving"
-        world = settings.world or _drawn_world([*seed, _WORLD_STREAM, 0], moving)
+        world = settings.world or plan_world([*seed, _WORLD_STREAM, 0], moving)
         self._layout = plan_layout(world, [*seed, _WORLD_STREAM, 1])
         self._world = World(world, self._layout, [*seed, _WORLD_STREAM, 2], ego=moving)
         self._light = plan_light(settings.daytime, settings.rain, [*seed, _LIGHT_STREAM])
         rng = np.random.default_rng([*seed, _VIEW_STREAM])
         self._focal = self.width * float(rng.uniform(0.55, 0.9) if moving else rng.uniform(0.6, 1.5))
         self._shake = rng.uniform(0, 2 * np.pi, 4)
-        self._static = None if moving else _static_camera(self._layout, self.width, self.height, self._focal, rng)
+        self._static = None if moving else plan_camera(self._layout, self.width, self.height, self._focal, rng)
         self._moving_pitch = float(rng.uniform(-0.03, 0.1))
         self._moving_height = float(rng.uniform(1.2, 2.0))
         self.t_us = -1
         camera = self._camera(0)
         self._surroundings = Surroundings(self._layout, self._light, camera, [*seed, _SURROUNDINGS_STREAM])
-        self._rain = _Rain(self._light.rain, self.width, self.height, [*seed, _RAIN_STREAM])
+        self._rain = Rain(self._light.rain, self.width, self.height, [*seed, _RAIN_STREAM])
         shape, tiles = (self.height, self.width), (-(-self.height // TILE), -(-self.width // TILE))
         self._base = np.zeros(shape, np.float32)  # without lamps
         self._background = np.zeros(shape, np.float32)
@@ -167,9 +180,17 @@ class _Stage:
         self._cast: dict[int, _Cast] = {}
         self._next_us = 0
         self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
+        self._exposed = np.zeros(shape, np.float32)  # what the sensor sees while the next frame is drawn
+        self._pool = ThreadPoolExecutor(1)
+        self._exposing: Future[Exposure] | None = None
 
     def advance(self) -> tuple[Events, NDArray[Any]]:
-        """Draw the next frame and expose it: the events read out since the last one, and annotations if it is time."""
+        """Draw the next frame and begin to expose it: the events read out meanwhile, and annotations if it is time.
+
+        The sensor works on a frame while the next one is drawn; `finish` gives the events that are still to come.
+        """
+        from spiketrack.traffic.drawing_kernels import restore
+
         period = self._settings.labels.period_us
         first = self.t_us < 0
         self.t_us = t_us = self._next_us
@@ -177,15 +198,25 @@ class _Stage:
         camera = self._camera(t_us)
         shown = self._placed(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
-        exposure = self._sensor.expose(self._layers.picture, t_us, changed)
-        self._recent.append((exposure.events, exposure.signal))
+        parts = [self.finish()]
+        restore(self._exposed, self._layers.picture, np.ones_like(self._flickering) if changed is None else changed)
+        self._exposing = self._pool.submit(self._sensor.expose, self._exposed, t_us, changed)
         annotations = np.empty(0, ANNOTATION_DTYPE)
         if t_us % period == 0:
+            parts.append(self.finish())
             if t_us > 0:
                 annotations = self._annotate(t_us, camera, shown)
             self._recent.clear()
         self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
-        return exposure.events, annotations
+        return Events.concatenate(parts), annotations
+
+    def finish(self) -> Events:
+        """Wait for the sensor: the events of the frame that it works on."""
+        if self._exposing is None:
+            return Events.empty(self.width, self.height)
+        exposure, self._exposing = self._exposing.result(), None
+        self._recent.append((exposure.events, exposure.signal))
+        return exposure.events
 
     def image(self) -> NDArray[np.uint8]:
         """The picture as an eye would see it, (H, W)."""
@@ -206,7 +237,7 @@ class _Stage:
 
     def _placed(self, actors: Sequence[Actor], camera: Camera) -> list[_Shown]:
         """The actors before the camera with their bodies placed, far to near."""
-        from spiketrack.traffic.drawing_kernels import far_to_near, place
+        from spiketrack.traffic.drawing_kernels import far_to_near, flow, place
 
         for actor in actors:
             if actor.track_id not in self._cast:
@@ -217,7 +248,8 @@ class _Stage:
         if not actors:
             return []
         rotation, position = camera.rotation(), np.array(camera.position)
-        middles = camera.to_camera([(actor.x, actor.y, 0.4 * actor.height) for actor in actors])
+        middles = np.array([(actor.x, actor.y, 0.4 * actor.height) for actor in actors])
+        middles = (middles - position) @ rotation.T
         reach = np.array([0.5 * actor.length + 1 for actor in actors])
         sideways = np.abs(middles[:, 0]) - reach
         limit = 0.5 * self.width / self._focal * (np.maximum(middles[:, 2], NEAREST_M) + reach) + 12
@@ -226,13 +258,16 @@ class _Stage:
         before = [actors[i] for i in seen]
         if not before:
             return []
-        shown = []
+        shown, size = [], np.array((self.width, self.height), np.float64)
         for i in seen[far_to_near(footprints(before, 1.0), position[:2])]:
             actor, cast = actors[i], self._cast[actors[i].track_id]
             swing = min(1.0, actor.speed / 0.8)
             pose = np.array((actor.x, actor.y, 0.0, actor.heading, actor.travelled, swing))
             place(cast.body, pose, rotation, position, cast.placed)
-            shown.append(_Shown(actor, cast, float(middles[i, 2])))
+            speed, depth = 1.1 * actor.speed, float(middles[i, 2])
+            velocity = rotation @ (speed * math.cos(actor.heading), speed * math.sin(actor.heading), 0.0)
+            pace = flow(cast.placed, velocity, min(0.3, actor.speed), self._view(depth), size)
+            shown.append(_Shown(actor, cast, depth, pace))
         return shown
 
     def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
@@ -270,16 +305,17 @@ class _Stage:
             if light.lamps:
                 self._lamps = self._surroundings.lamp_light(camera)
                 if light.flicker_depth > 0:
-                    swing = np.log1p(2 * light.flicker_depth * self._lamps / (self._base + 0.5 * self._lamps + 1e-3))
-                    self._flickering = _by_tile(swing) > _FLICKER_SEEN
+                    swing = _flicker_swing(light, self._pixel, self._base, self._lamps)
+                    least = _FLICKER_SEEN * min(self._pixel.on_threshold, self._pixel.off_threshold)
+                    self._flickering = _by_tile(swing) > least
             tiles[:] = True
-        if first or t_us - self._stirred_us >= _STIR_US:
+        if t_us - self._stirred_us >= _STIR_US and self._surroundings.is_stirred(t_us):
             self._stirred_us = t_us
             for region in self._surroundings.stir(t_us, camera, self._base):
                 touch(tiles, *region)
         light_up(self._background, self._base, self._lamps, 1.0, tiles)
         if light.flicker_depth > 0 and self._flickering.any():
-            factor = 1 + light.flicker_depth * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
+            factor = 1 + light.flicker_depth / _FLICKER_SHARE * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
             light_up(self._background, self._base, self._lamps, factor, self._flickering)
             tiles |= self._flickering
         return tiles
@@ -289,7 +325,7 @@ class _Stage:
 
     def _draw_lights(self, camera: Camera, shown: list[_Shown]) -> None:
         """Shadows and the pools of headlights, on the ground below everything."""
-        from spiketrack.traffic.drawing_kernels import add_pool, draw_shadows
+        from spiketrack.traffic.drawing_kernels import add_pools, draw_shadows
 
         light = self._light
         if shown and light.daytime != "night":
@@ -310,11 +346,10 @@ class _Stage:
                 pools.append((it.actor.x, it.actor.y, it.actor.heading, nose, 6.5, 1.8, strength))
         if self._static is None:
             pools.append((*camera.position[:2], camera.heading, 14.0, 11.0, 3.5, 2 * strength))
-        for x, y, heading, nose, length, width, bright in pools:
-            ahead, aside = (np.array((np.cos(a), np.sin(a), 0.0)) for a in (heading, heading + np.pi / 2))
-            middle = np.array((x, y, 0.01)) + nose * ahead
-            corners = camera.to_camera(np.array([middle, middle + length * ahead, middle + width * aside]))
-            add_pool(corners, self._view(0.0), bright, self._albedo, self._layers)
+        if pools:
+            faint = _FAINT * (light.ambient + 2 * self._pixel.dark_intensity)
+            eye = camera.rotation(), np.array(camera.position)
+            add_pools(np.array(pools), *eye, self._view(0.0), faint, self._albedo, self._layers)
 
     def _draw_bodies(self, camera: Camera, shown: list[_Shown]) -> None:
         from spiketrack.traffic.drawing_kernels import draw_body
@@ -322,34 +357,32 @@ class _Stage:
         light = self._light
         sun = camera.rotation() @ light.sun_direction
         gain = {"day": 0.0, "dusk": 0.5, "night": 1.0}[light.daytime] if light.headlights else 0.0
-        for actor, cast, depth in shown:
-            ambient = light.ambient + self._lamp_at(camera, actor)
+        lamps = self._lamps_at(camera, [it.actor for it in shown])
+        for (actor, cast, depth, _), lamp in zip(shown, lamps, strict=True):
+            ambient = light.ambient + lamp
             seen = np.array((ambient, light.sun, *sun, gain, 3.0 if actor.braking else 1.0))
             draw_body(cast.body, cast.placed, self._view(depth), seen, self._layers, 0)
 
-    def _lamp_at(self, camera: Camera, actor: Actor) -> float:
-        """The light of street lamps on the ground where the actor is."""
-        if not self._light.lamps or self._static is None:
-            return 0.0
-        (x, y), depth = camera.project((actor.x, actor.y, 0.0))
-        if depth <= 0 or not (0 <= x < self.width and 0 <= y < self.height):
-            return 0.0
-        row, column = int(y), int(x)
-        albedo = max(float(self._albedo[row, column]), 0.05)
-        return min(float(self._lamps[row, column]) / albedo, 0.5)
+    def _lamps_at(self, camera: Camera, actors: Sequence[Actor]) -> list[float]:
+        """The light of street lamps on the ground where the actors are."""
+        if not actors or not self._light.lamps or self._static is None:
+            return [0.0] * len(actors)
+        pixels, depth = camera.project([(actor.x, actor.y, 0.0) for actor in actors])
+        seen = (depth > 0) & ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
+        column, row = np.where(seen[:, None], pixels, 0).astype(np.int64).T
+        light = self._lamps[row, column] / np.maximum(self._albedo[row, column], 0.05)
+        return np.where(seen, np.minimum(light, 0.5), 0.0).tolist()
 
     def _frame_us(self, camera: Camera, shown: list[_Shown]) -> int:
         """Time to the next frame: about a pixel of the fastest motion, within the limits."""
         shortest, longest = self._settings.frame_us
         fastest = 1.0  # px/s
-        for actor, _, depth in shown:
-            near = max(depth - 0.5 * actor.length, 2.0)
-            fastest = max(fastest, (1.1 * actor.speed + 0.3) * self._focal / near)
+        fastest = max([fastest, *(it.flow for it in shown)])
         if self._static is None:  # the whole picture is drawn anew: about two pixels of its lower half
             shortest, fastest = min(2 * shortest, longest), self._world.ego_pose(self.t_us)[3] * self._focal / 20
         step = int(np.clip(1e6 / max(fastest, 1.0), shortest, longest))
         if self._flickering.any():
-            step = min(step, 1250)
+            step = min(step, round(1e6 / self._light.flicker_hz / _FLICKER_FRAMES))
         if self._light.rain > 0:
             step = min(step, 2000)
         return max(step, shortest)
@@ -359,7 +392,7 @@ class _Stage:
         from spiketrack.traffic.drawing_kernels import draw_body
 
         self._layers.mask[:] = 0
-        for actor, cast, depth in shown:
+        for actor, cast, depth, _ in shown:
             draw_body(cast.body, cast.placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
         rows = [self._annotation(t_us, it) for it in sorted(shown, key=lambda it: it.actor.track_id)]
         return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
@@ -368,7 +401,7 @@ class _Stage:
         """What is known of an actor, None where all of it is off the picture; the mask must have been drawn."""
         from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
 
-        actor, cast, depth = it
+        actor, cast, depth, _ = it
         whole = np.array(extent(cast.body, cast.placed, self._view(depth)))
         previous, cast.middle = cast.middle, None
         if not (whole[0] < self.width and whole[1] < self.height and whole[2] > 0 and whole[3] > 0):
@@ -380,11 +413,11 @@ class _Stage:
         if pixels:
             visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
         around = visible + np.array((-2, -2, 2, 2))
-        events = sum(
-            count_events(part.x, part.y, signal, self._layers.mask, actor.track_id, *around)
-            for part, signal in self._recent
+        events, noise = (
+            sum(count_events(part.x, part.y, chosen, self._layers.mask, actor.track_id, *around) for part, chosen in of)
+            for of in (self._recent, [(part, ~signal) for part, signal in self._recent])
         )
-        cast.events.append(int(events))
+        cast.events.append((int(events), int(noise)))
         cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
         if previous is not None:
             way = np.hypot(cast.middle[0] - previous[0], cast.middle[1] - previous[1])
@@ -394,7 +427,8 @@ class _Stage:
         row["occlusion"] = 1 - pixels / inside if inside else 1.0
         row["truncation"] = 1 - inside / area if area else 1.0
         seen = pixels / area if area else 0.0
-        row["labelled"] = is_labelled(self._settings.labels, seen, visible, pixels, sum(cast.events))
+        recent = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
+        row["labelled"] = is_labelled(self._settings.labels, seen, visible, pixels, recent, self.height)
         row["keypoints"] = self._keypoints(cast, actor.track_id)
         return row
 
@@ -431,67 +465,6 @@ class _Stage:
         return np.column_stack([xy, seen]).astype(np.float32)
 
 
-class _Rain:
-    """Drops as short bright streaks that fall through the picture."""
-
-    def __init__(self, amount: float, width: int, height: int, seed: Sequence[int]) -> None:
-        count = round(amount * width / 1280 * 60)
-        rng = np.random.default_rng([*seed, 0])
-        self._width, self._height = width, height
-        self._speed = rng.uniform(1.2, 4.0, count) * height  # px/s
-        self._phase = rng.uniform(0, 10, count)
-        self._slant = float(rng.uniform(-0.15, 0.15))
-        self._drops = rng.integers(1, 2**31, count)
-
-    def draw(self, t_us: int, layers: Layers, full: float) -> None:
-        from spiketrack.traffic.drawing_kernels import fill_capsule
-
-        for speed, phase, drop in zip(self._speed, self._phase, self._drops, strict=True):
-            way = t_us * 1e-6 * speed / (1.3 * self._height) + phase
-            turn, share = int(way), way % 1
-            x = ((drop * 2654435761 + turn * 40503) % 65521) / 65521 * self._width
-            y = (1.3 * share - 0.15) * self._height
-            size = 0.006 * speed / 2
-            x += self._slant * y
-            shine = 0.35 * full + 0.0005
-            fill_capsule(x, y, x + self._slant * size, y + size, 0.45, 0.45, shine, 0.3, 0.0, layers, 0)
-
-
-def plan_light(daytime: Daytime, rain: bool | None, seed: Sequence[int]) -> Light:
-    """Sun, lamps and weather of a scene."""
-    rng = np.random.default_rng(seed)
-    wet = rng.uniform() < 1 / 6 if rain is None else rain
-    drops = float(rng.uniform(0.3, 2.0)) if wet else 0.0
-    flicker = float(rng.uniform(0.05, 0.35)) if rng.uniform() < 0.5 else 0.0
-    azimuth, height = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(20, 65))
-    towards = (
-        float(np.cos(azimuth) * np.cos(height)),
-        float(np.sin(azimuth) * np.cos(height)),
-        float(np.sin(height)),
-    )
-    if daytime == "day":
-        sunny = not wet and rng.uniform() < 0.65
-        ambient = float(rng.uniform(0.25, 0.5))
-        return Light("day", ambient, 0.8 if sunny else 0.0, towards, headlights=False, rain=drops)
-    if daytime == "dusk":
-        return Light(
-            "dusk",
-            float(rng.uniform(0.02, 0.08)),
-            lamps=bool(rng.uniform() < 0.7),
-            flicker_depth=flicker,
-            headlights=True,
-            rain=drops,
-        )
-    return Light(
-        "night",
-        float(np.exp(rng.uniform(np.log(0.001), np.log(0.008)))),
-        lamps=bool(rng.uniform() < 0.85),
-        flicker_depth=flicker,
-        headlights=True,
-        rain=drops,
-    )
-
-
 def footprints(actors: Sequence[Actor], share: float) -> NDArray[np.float64]:
     """(N, 4, 2): the corners of the actors' ground areas, shrunk to a share, counter-clockwise."""
     x, y, heading, length, width = np.array([(a.x, a.y, a.heading, a.length, a.width) for a in actors]).T
@@ -502,6 +475,19 @@ def footprints(actors: Sequence[Actor], share: float) -> NDArray[np.float64]:
     return np.stack([x, y], axis=1)[:, None] + corners
 
 
+def _flicker_swing(
+    light: Light, pixel: PixelSettings, base: NDArray[np.float32], lamps: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """How far the log intensity swings from trough to crest behind the pixels' low pass, (H, W)."""
+    even = base + pixel.dark_intensity + 1e-9
+    up, down = 1 + light.flicker_depth, 1 - light.flicker_depth
+    swing = np.log((even + up * lamps) / (even + down * lamps))
+    if pixel.bandwidth_hz is not None:
+        cut_off = pixel.bandwidth_hz * np.minimum((even + lamps) / pixel.bandwidth_intensity, 1)
+        swing /= np.hypot(1, light.flicker_hz / np.maximum(cut_off, pixel.least_bandwidth_hz))
+    return swing
+
+
 def _by_tile(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The largest value of each tile."""
     height, width = values.shape
@@ -509,58 +495,3 @@ def _by_tile(values: NDArray[np.float32]) -> NDArray[np.float32]:
     padded = np.zeros((rows * TILE, columns * TILE), values.dtype)
     padded[:height, :width] = values
     return padded.reshape(rows, TILE, columns, TILE).max(axis=(1, 3))
-
-
-def _strayed(sensor: SensorSettings, spread: float, seed: Sequence[int]) -> SensorSettings:
-    """The sensor with thresholds, noise and bandwidth changed at random, by factors that grow with spread."""
-    if not spread:
-        return sensor
-    rng = np.random.default_rng(seed)
-
-    def factor(largest: float) -> float:
-        return float(np.exp(spread * rng.uniform(-1, 1) * np.log(largest)))
-
-    both = factor(1.7)
-    pixel = sensor.pixel.model_dump()
-    pixel["on_threshold"] *= both * factor(1.25)
-    pixel["off_threshold"] *= both * factor(1.25)
-    noise = factor(3.0)
-    for name in ("leak_hz", "shot_hz"):
-        pixel[name] *= noise * factor(1.5)
-    if pixel["bandwidth_hz"] is not None:
-        pixel["bandwidth_hz"] *= factor(2.5)
-    pixel["refractory_us"] *= factor(2.0)
-    return sensor.model_copy(update={"pixel": PixelSettings.model_validate(pixel)})
-
-
-def _drawn_world(seed: Sequence[int], moving: bool) -> WorldSettings:
-    """Roads and traffic of one scene."""
-    rng = np.random.default_rng(seed)
-    kind: Literal["road", "crossing"] = "crossing" if rng.uniform() < 0.5 else "road"
-    slow, fast = (30.0, 60.0) if rng.uniform() < 0.7 else (60.0, 90.0)
-    return WorldSettings(
-        kind=kind,
-        length_m=(500.0, 600.0) if moving else (170.0, 260.0),
-        speed_kmh=(slow, fast),
-        left_hand=bool(rng.uniform() < 0.2),
-        flow=float(rng.uniform(3, 12)),
-        pedestrians_per_minute=float(rng.uniform(3, 25)),
-    )
-
-
-def _static_camera(layout: Layout, width: int, height: int, focal: float, rng: np.random.Generator) -> Camera:
-    """A camera on a pole, a bridge or a facade, that looks at a place on the first road near the origin."""
-    road = layout.roads[0]
-    above = rng.uniform() < 0.25
-    side = float(rng.choice((-1, 1)))
-    lateral = rng.uniform(-0.6, 0.6) * road.half_width if above else side * (road.half_width + rng.uniform(0.2, 2.5))
-    rise = float(rng.uniform(5, 11) if above else rng.uniform(3, 10))
-    target = np.array((road.length / 2 + rng.uniform(-10, 10), rng.uniform(-0.4, 0.4) * road.half_width))
-    across = abs(target[1] - lateral)
-    distance = max(float(rng.uniform(14, 45)) * (focal / width) ** 0.7, 1.1 * rise, 1.05 * across)
-    x, y = road.place(target[0] - np.sqrt(distance**2 - across**2), lateral)
-    at_x, at_y = road.place(*target)
-    heading = float(np.arctan2(at_y - y, at_x - x) + rng.normal(0, 0.1))
-    pitch = float(np.clip(np.arctan2(rise, distance) + rng.normal(0, 0.06), np.deg2rad(5), np.deg2rad(45)))
-    roll = float(rng.normal(0, np.deg2rad(1.5)))
-    return Camera(width, height, focal, (float(x), float(y), rise), heading, pitch, roll)
