@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
 
 if TYPE_CHECKING:
+    from spiketrack.detector.spikeyolo import SpikeYOLO
+    from spiketrack.evaluation import EvaluationResult
+    from spiketrack.experiment import Experiment
     from spiketrack.training import EpochRecord, Progress
 
 
@@ -32,12 +35,12 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    print(f"{'model':<16}{'input':>14}{'classes':>9}{'parameters':>14}{'dense GMAC/step':>17}")
+    print(f"{'model':<18}{'input':>14}{'classes':>9}{'parameters':>14}{'dense GMAC/step':>17}")
     for row in rows:
         size = f"{row['channels']}x{row['height']}x{row['width']}"
-        print(f"{row['name']:<16}{size:>14}{row['classes']:>9}{row['parameters']:>14,}{row['macs'] / 1e9:>17.3f}")
-    print("parameters: all weights and the 16 constants of the DFL. operations: multiply-accumulates of the")
-    print("convolutions of one time step of one image, as if no activation were zero.")
+        print(f"{row['name']:<18}{size:>14}{row['classes']:>9}{row['parameters']:>14,}{row['macs'] / 1e9:>17.3f}")
+    print("parameters: all weights; of SpikeYOLO with the 16 constants of the DFL. operations: multiply-accumulates of")
+    print("one time step of one image, as if no activation were zero. --json has the other published counting rules.")
 
 
 @app.command()
@@ -90,6 +93,13 @@ def evaluate(
         Path | None,
         typer.Option(help="folder for metrics and report; default beside the weights (shipped ones: in runs/<name>)"),
     ] = None,
+    spikes: Annotated[
+        Literal["integer", "binary"],
+        typer.Option(
+            help="what neurons send: integers, as trained, or binary spikes in D substeps; binary also runs integers "
+            "and says whether the detections are the same (docs/deploy.md)"
+        ),
+    ] = "integer",
     overrides: Set = None,
 ) -> None:
     """Evaluate detections and tracks on labelled sequences; writes metrics.json and report.html."""
@@ -109,6 +119,9 @@ def evaluate(
     out = out or run_dir / f"evaluation_{split}"
     with progress_line("evaluating") as update:
         result = evaluate_split(experiment, weights, split, update)
+    comparison: dict[str, str] = {}
+    if spikes == "binary":
+        result, comparison = _with_binary_spikes(experiment, weights, result)
     history = weights.with_name("history.json")
     report = write_evaluation(
         out,
@@ -121,10 +134,14 @@ def evaluate(
             "data": str(experiment.data.root),
             "split": split,
             "sequences": len(result.sequences),
+            "spikes": spikes,
+            **comparison,
             "spiketrack": version("spiketrack"),
         },
     )
     print(format_scores(result))
+    for name, value in comparison.items():
+        print(f"{name}: {value}")
     print(f"\nmetrics  {report.with_name('metrics.json')}\nreport   {report}")
 
 
@@ -178,6 +195,50 @@ def track(
         )
     for name, value in facts.items():
         print(f"{name:<10}{value}")
+
+
+def _with_binary_spikes(
+    experiment: Experiment, weights: Path, trained: EvaluationResult
+) -> tuple[EvaluationResult, dict[str, str]]:
+    """Scores of the unrolled network on the sequences of `trained`, and in words how the integer networks compare."""
+    import torch
+
+    from spiketrack.deploy import fold, unroll
+    from spiketrack.evaluation import evaluate
+    from spiketrack.pipeline import Detector
+
+    detector = Detector.load(weights, experiment.training.device)
+    sequences = [found.sequence for found in trained.sequences]
+
+    def scores_of(name: str, model: SpikeYOLO) -> EvaluationResult:
+        with progress_line(f"evaluating {name}") as update:
+            changed = replace(detector, model=model)
+            return evaluate(changed, sequences, experiment.evaluation, experiment.tracking, update)
+
+    integer = scores_of("integer spikes", fold(detector.model, torch.float64))
+    binary = scores_of("binary spikes", unroll(detector.model))
+    return binary, {
+        "mAP": f"binary spikes {number(binary.detection.map)}, integer spikes {number(integer.detection.map)}; "
+        f"as trained, in float32, {number(trained.detection.map)}",
+        "equal detections": f"{_equal_share(binary, integer)} with integer spikes; "
+        f"{_equal_share(binary, trained)} as trained, in float32",
+    }
+
+
+def _equal_share(ours: EvaluationResult, expected: EvaluationResult) -> str:
+    """How many detections agree in time, class, and to 1e-5 in score and corners, of how many."""
+    import numpy as np
+
+    equal = total = 0
+    for a, b in zip(ours.sequences, expected.sequences, strict=True):
+        for t in np.union1d(a.detections.t, b.detections.t).tolist():
+            one, other = a.detections.at(t), b.detections.at(t)
+            total += max(len(one), len(other))
+            if len(one) == len(other):
+                corners = np.isclose(one.xyxy, other.xyxy, rtol=1e-5, atol=1e-5).all(axis=1)
+                scores = np.isclose(one.score, other.score, rtol=1e-5, atol=1e-7)
+                equal += int(np.sum(corners & scores & (one.class_id == other.class_id)))
+    return f"{equal:,} of {total:,}"
 
 
 def _shipped_weights() -> Path:

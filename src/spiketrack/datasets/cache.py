@@ -39,7 +39,7 @@ class EventCache:
             size += EVENT_BYTES * len(events)
             if size > self._free:
                 return None
-            columns = (np.array(column) for column in (events.t, events.x, events.y, events.p))
-            parts.append(Events.trusted(*columns, recording.width, recording.height))
+            t, x, y, p = map(np.array, (events.t, events.x, events.y, events.p))
+            parts.append(Events.trusted(t, x, y, p, recording.width, recording.height))
         self._free -= size
         return Events.concatenate(parts)
