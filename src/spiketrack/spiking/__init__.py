@@ -1,5 +1,6 @@
 """Spiking: neurons with explicit state and the convolutions between them."""
 
+from spiketrack.spiking.lif import LIF, PLIF, LIFSettings
 from spiketrack.spiking.neurons import ILIF, ILIFSettings, StateFlow, ilif
 
-__all__ = ["ILIF", "ILIFSettings", "StateFlow", "ilif"]
+__all__ = ["ILIF", "LIF", "PLIF", "ILIFSettings", "LIFSettings", "StateFlow", "ilif"]

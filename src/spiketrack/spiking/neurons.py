@@ -12,6 +12,8 @@ The gradient passes straight through the rounding inside the closed window 0 <= 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -88,6 +90,9 @@ class _ILIF(torch.autograd.Function):
 
 State = tuple[Tensor, ...]
 
+Neuron = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Currents (T, ...) and the state (...) to spikes (T, ...) and the next state, as `ilif` with its settings."""
+
 
 class StateFlow:
     """The state of all neurons of a network on its way through one forward pass.
@@ -102,12 +107,16 @@ class StateFlow:
         self._left: list[Tensor] = []
 
     def fire(self, x: Tensor, settings: ILIFSettings) -> Tensor:
+        """Spikes of the next layer, of I-LIF neurons. x: (T * B, C, H, W), time-major; returns the same shape."""
+        return self.through(x, lambda current, state: ilif(current, state, settings))
+
+    def through(self, x: Tensor, neuron: Neuron) -> Tensor:
         """Spikes of the next neuron layer. x: (T * B, C, H, W), time-major; returns the same shape."""
         position = len(self._left)
         if self._given is not None and position >= len(self._given):
             raise ValueError(f"state of {len(self._given)} neuron layers given, the network has more")
         state = None if self._given is None else self._given[position]
-        spikes, rest = ilif(x.unflatten(0, (self.steps, -1)), state, settings)
+        spikes, rest = neuron(x.unflatten(0, (self.steps, -1)), state)
         self._left.append(rest)
         return spikes.flatten(0, 1)
 
