@@ -40,10 +40,10 @@ demo-train: install  ## Train SpikeYOLO-p on moving shapes for about three minut
 	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/run/tracks
 
 traffic: install  ## Simulate the data of the shipped network and train it: about an hour and a half on two cores.
-	$(BIN)/spiketrack simulate --out data/static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 72 --val-scenes 4 --test-scenes 0 --duration 3s --seed 0 --spread 1 --jobs 2
-	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 18 --val-scenes 2 --test-scenes 0 --duration 3s --seed 1 --spread 1 --jobs 2
-	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 12 --duration 3s --seed 100 --spread 1 --jobs 2
-	$(BIN)/spiketrack simulate --out data/test_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 6 --duration 3s --seed 101 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 180 --val-scenes 8 --test-scenes 0 --duration 1.5s --seed 0 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 70 --val-scenes 4 --test-scenes 0 --duration 1.5s --seed 1 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 16 --duration 3s --seed 100 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/test_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 8 --duration 3s --seed 101 --spread 1 --jobs 2
 	mkdir -p data/traffic/HDF5 && cp data/static/classes.txt data/traffic/
 	for split in train val; do for camera in static moving; do ln -sfn ../../$$camera/HDF5/$$split data/traffic/HDF5/$${split}_$$camera; done; done
 	for camera in static moving; do ln -sfn ../../test_$$camera/HDF5/test data/traffic/HDF5/test_$$camera; done
@@ -75,6 +75,7 @@ bench: $(BENCH)/installed  ## Run the benchmarks beside other packages; each pri
 	$(BENCH)/bin/python benchmarks/filters.py --peers $(BENCH)/bin/python
 	$(BENCH)/bin/python benchmarks/simulation.py
 	$(BENCH)/bin/python benchmarks/train_step.py
+	$(BENCH)/bin/python benchmarks/heatmaps.py
 
 fuzz: install  ## Read a million mutated files; Ctrl-C ends it with the figures so far.
 	$(BIN)/python tests/fuzz/run.py --inputs 1000000 --processes 2 --seed 1 --out fuzz.json
