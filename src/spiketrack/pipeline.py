@@ -27,7 +27,7 @@ from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrack, ByteTrackSettings
 
 # The shipped network's scores are low: with ByteTrack's own thresholds (0.5, 0.6) nothing would be tracked.
-SHIPPED_TRACKING = ByteTrackSettings(low_score=0.06, high_score=0.15, new_score=0.2)
+SHIPPED_TRACKING = ByteTrackSettings(low_score=0.1, high_score=0.25, new_score=0.25, match_limit=0.9)
 
 
 class Step(NamedTuple):
