@@ -130,7 +130,8 @@ class _Process:
             return self._ended(figures)
         for new in report.new:
             self._inputs.learn(*new)
-        self._numbers = self._numbers[self._numbers.index(report.last) + 1 :] if report.last >= 0 else self._numbers
+        if report.last in self._numbers:  # a report at the very end may repeat the one before
+            self._numbers = self._numbers[self._numbers.index(report.last) + 1 :]
         figures.add(report)
         return True
 
