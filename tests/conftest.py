@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,25 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from moving_squares import write_squares
 
     return write_squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """A function that runs a command line in an empty folder: (exit code, stdout, stderr)."""
+    from spiketrack.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["spiketrack", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        # a text as exit code is printed to stderr by the interpreter, with code 1
+        return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code, out, err)
+
+    return run

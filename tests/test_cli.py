@@ -16,7 +16,7 @@ from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
 from typer.main import get_command
 
 from spiketrack.boxes import Boxes
-from spiketrack.cli import app, main
+from spiketrack.cli import app
 from spiketrack.detector.catalogue import catalogue
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.events import Events
@@ -25,26 +25,6 @@ from spiketrack.recordings import create_recording, open_recording
 from spiketrack.training import Trainer
 
 COMMANDS = {"info", "convert", "filter", "simulate", "compose", "models", "settings", "train", "evaluate", "track"}
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """A function that runs a command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spiketrack", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        # a text as exit code is printed to stderr by the interpreter, with code 1
-        return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from spiketrack.cli import main
 from spiketrack.cli.data import parse_duration
 from spiketrack.errors import SettingsError
 
@@ -23,26 +22,13 @@ QUICK = ["--preset", "gen1", "--duration", "100ms"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(run, monkeypatch):
     """A function that runs `simulate` in an empty folder, with a quick stand-in for traffic: (code, stdout, stderr)."""
     from spiketrack.datasets import simulated
 
-    monkeypatch.chdir(tmp_path)
     quick = functools.partial(simulated.simulate_traffic_dataset, source=drive)
     monkeypatch.setattr(simulated, "simulate_traffic_dataset", quick)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spiketrack", "simulate", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code, out, err)
-
-    return run
+    return functools.partial(run, "simulate")
 
 
 @pytest.mark.parametrize(

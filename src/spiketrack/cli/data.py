@@ -53,16 +53,12 @@ def simulate(
         "daytime": daytime,
         "classes": classes,
         "format": format,
+        "label_hz": label_hz,
+        "spread": spread,
     }
-    traffic = {name: value for name, value in {**traffic, "label_hz": label_hz}.items() if value is not None}
-    if spread is not None:
-        traffic["scene"] = {"spread": spread}
+    traffic = {name: value for name, value in traffic.items() if value is not None}
     if scene == "shapes":
-        strange = [
-            *({"scene": "spread"}.get(name, name) for name in traffic),
-            *(["jobs"] if jobs is not None else []),
-            *(["view"] if view else []),
-        ]
+        strange = [*traffic, *(["jobs"] if jobs is not None else []), *(["view"] if view else [])]
         if strange:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
             raise SettingsError(f"{names}: not of --scene shapes, only of traffic")
@@ -70,6 +66,8 @@ def simulate(
         return
     if train_objects is not None:
         raise SettingsError("--train-objects: only of --scene shapes")
+    if "spread" in traffic:  # a setting of every scene, not of the data set
+        traffic["scene"] = {"spread": traffic.pop("spread")}
     options |= traffic if duration_us is None else {**traffic, "duration_us": duration_us}
     _simulate_traffic(target, options, 1 if jobs is None else jobs, view)
 

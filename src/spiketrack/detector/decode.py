@@ -85,11 +85,15 @@ def _decode_one(
     place, class_id = candidates // scores.shape[1], candidates % scores.shape[1]
     sides = expected_sides(features[place, : 4 * REG_MAX])
     xyxy = sides_to_boxes(sides, predictions.points[place], predictions.strides[place]).float().cpu().numpy()
-    xyxy *= np.array([*scale, *scale], np.float32)
-    np.clip(xyxy, 0, np.array([*sensor, *sensor], np.float32), out=xyxy)
+    xyxy = to_sensor(xyxy, scale, sensor)
     score, class_id = best.values.float().cpu().numpy(), class_id.cpu().numpy()
     keep = non_maximum_suppression(xyxy, score, class_id, settings.nms_iou)[: settings.max_boxes]
     return Boxes.of(time_us, xyxy[keep], class_id[keep], score[keep])
+
+
+def to_sensor(xyxy: NDArray[np.float32], scale: tuple[float, float], sensor: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes (..., 4) in input pixels as sensor pixels, clipped to the sensor; see `decode` for scale and sensor."""
+    return np.clip(xyxy * np.array([*scale, *scale], np.float32), 0, np.array([*sensor, *sensor], np.float32))
 
 
 def non_maximum_suppression(

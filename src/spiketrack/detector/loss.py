@@ -76,15 +76,9 @@ class DetectionLoss:
         return LossTerms(box + classes + dfl, box, classes, dfl, targets.positive.sum())
 
     def _class_term(self, logits: Tensor, targets: Tensor) -> Tensor:
-        cost = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        if self.settings.class_loss == "focal":
-            # p_t and alpha_t interpolate between the classes, so that soft targets are pushed the right way too
-            p = logits.sigmoid()
-            p_t = p * targets + (1 - p) * (1 - targets)
-            alpha = self.settings.focal_alpha
-            alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
-            cost = cost * alpha_t * (1 - p_t) ** self.settings.focal_gamma
-        return cost.sum()
+        settings = self.settings
+        focal = (settings.focal_alpha, settings.focal_gamma) if settings.class_loss == "focal" else None
+        return class_cost(logits, targets, focal).sum()
 
     def _box_terms(
         self, boxes: Tensor, side_logits: Tensor, predictions: Predictions, targets: Targets
@@ -99,6 +93,20 @@ class DetectionLoss:
         sides = torch.cat([points - target_boxes[:, :2], target_boxes[:, 2:] - points], dim=-1) / strides
         cost = distribution_focal_loss(side_logits[positive].unflatten(-1, (4, REG_MAX)), sides)  # (P, 4)
         return box, (cost.mean(-1) * weight).sum()
+
+
+def class_cost(logits: Tensor, targets: Tensor, focal: tuple[float, float] | None) -> Tensor:
+    """Binary cross entropy of every location and class, or sigmoid focal loss (Lin et al., ICCV 2017) with focal =
+    (alpha, gamma). logits, targets: (..., K), targets in 0 .. 1. Returns (..., K)."""
+    cost = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if focal is not None:
+        # p_t and alpha_t interpolate between the classes, so that soft targets are pushed the right way too
+        alpha, gamma = focal
+        p = logits.sigmoid()
+        p_t = p * targets + (1 - p) * (1 - targets)
+        alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
+        cost = cost * alpha_t * (1 - p_t) ** gamma
+    return cost
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spiketrack.detector.st_vgg import check_input
+from spiketrack.detector.spiking_backbone import SpikingBackbone
 from spiketrack.errors import SettingsError
 from spiketrack.spiking.lif import PLIF_NEURON, LIFSettings
-from spiketrack.spiking.neurons import State, StateFlow
+from spiketrack.spiking.neurons import StateFlow
 from spiketrack.spiking.norm_first import NormConv, NormConvSpike
 
 RESCAT_CFGS: dict[str, str] = {
@@ -35,12 +35,8 @@ class ResCatBlock(nn.Module):
         return torch.cat([self.second(self.first(x, flow), flow), self.skip(x, flow)], dim=1)
 
 
-class ResCatSNN(nn.Module):
-    """ResCat-SNN by name ("32-ResCat-SNN") or cfg string: channels of two stem layers and planes of three blocks.
-
-    `logits, state = model(x, state)` classifies, `maps, state = model.maps(x, state)` feeds a detector. A detector has
-    no use for the classifier; it is there all the same, so that weights of either form fit the other.
-    """
+class ResCatSNN(SpikingBackbone):
+    """ResCat-SNN by name ("32-ResCat-SNN") or cfg string: channels of two stem layers and planes of three blocks."""
 
     def __init__(
         self, design: str, in_channels: int = 2, num_classes: int = 2, neuron: LIFSettings = PLIF_NEURON
@@ -55,22 +51,12 @@ class ResCatSNN(nn.Module):
         for width in planes:
             self.blocks.append(ResCatBlock(cin, width, neuron))
             cin = width + width // 2
+        self.taps = tuple(range(len(planes)))
         self.map_channels = tuple(width + width // 2 for width in planes)
         self.classifier = NormConv(cin, num_classes, 1)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (T, B, C, H, W). Returns logits (T, B, K) of every time step, summed over the places of the last map."""
-        maps, state = self.maps(x, state)
-        return self.classifier(maps[-1]).sum(dim=(2, 3)).unflatten(0, x.shape[:2]), state
-
-    def maps(self, x: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
-        """x: (T, B, C, H, W). Returns spikes (T * B, C', H', W') of strides 8, 16 and 32."""
-        check_input(x, self.in_channels, type(self).__name__)
-        flow = StateFlow(x.shape[0], state)
-        return self.taps_of(x, flow), flow.finish()
-
-    def taps_of(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
-        """`maps` as a part of a larger network, whose flow of states it takes part in."""
+    def _run(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
+        """The spikes of every block."""
         y = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last), flow)
         y = self.widen(y, flow)
         outputs = []

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from spiketrack.detector.rescat import RESCAT_CFGS, ResCatSNN
+from spiketrack.detector.spiking_backbone import check_input
 from spiketrack.detector.ssd_match import AspectRatios, prior_boxes, priors_per_cell
-from spiketrack.detector.st_vgg import STVGG, check_input
+from spiketrack.detector.st_vgg import STVGG
 from spiketrack.spiking.lif import PLIF_NEURON, LIFSettings
 from spiketrack.spiking.neurons import State, StateFlow
 from spiketrack.spiking.norm_first import NormConv, NormConvSpike

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spiketrack.boxes import Boxes
-from spiketrack.detector.decode import non_maximum_suppression
+from spiketrack.detector.decode import non_maximum_suppression, to_sensor
 from spiketrack.detector.ssd import SSDPredictions
 from spiketrack.detector.ssd_match import decode_boxes
 
@@ -51,8 +51,7 @@ def decode_ssd(
     n, k, p = places.shape
     chosen = offsets.flatten(0, 1).float().gather(1, places.flatten(1)[..., None].expand(-1, -1, 4))
     xyxy = decode_boxes(chosen, predictions.priors[places.flatten(1)]).cpu().numpy()  # (N, K * P, 4)
-    xyxy *= np.array([*scale, *scale], np.float32)
-    np.clip(xyxy, 0, np.array([*sensor, *sensor], np.float32), out=xyxy)
+    xyxy = to_sensor(xyxy, scale, sensor)
     score = scores.flatten(1).cpu().numpy()
     class_id = np.repeat(np.arange(k), p)
     found = []

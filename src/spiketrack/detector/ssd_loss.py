@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from spiketrack.detector.loss import class_cost
 from spiketrack.detector.ssd import SSDPredictions
 from spiketrack.detector.ssd_match import SSDTargets, encode_boxes, match_priors
 from spiketrack.detector.targets import LabelBatch
@@ -70,12 +71,8 @@ class SSDLoss:
     def _class_term(self, logits: Tensor, targets: SSDTargets) -> Tensor:
         settings = self.settings
         wanted = F.one_hot(targets.classes, logits.shape[-1]) * targets.positive[..., None].to(logits.dtype)
-        cost = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")  # (N, A, K)
-        if settings.class_loss == "focal":
-            p = logits.sigmoid()
-            p_t = p * wanted + (1 - p) * (1 - wanted)
-            alpha_t = settings.focal_alpha * wanted + (1 - settings.focal_alpha) * (1 - wanted)
-            cost = cost * alpha_t * (1 - p_t) ** settings.focal_gamma
+        focal = (settings.focal_alpha, settings.focal_gamma) if settings.class_loss == "focal" else None
+        cost = class_cost(logits, wanted, focal)  # (N, A, K)
         if settings.hard_negatives is None:
             return cost.sum()
         per_prior = cost.sum(-1)  # (N, A)

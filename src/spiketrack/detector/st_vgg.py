@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spiketrack.detector.spiking_backbone import SpikingBackbone
 from spiketrack.errors import SettingsError
 from spiketrack.spiking.lif import PLIF_NEURON, LIFSettings
-from spiketrack.spiking.neurons import State, StateFlow
+from spiketrack.spiking.neurons import StateFlow
 from spiketrack.spiking.norm_first import NormConv, NormConvSpike
 
 STVGG_CFGS: dict[str, str] = {
@@ -22,9 +23,6 @@ STVGG_CFGS: dict[str, str] = {
     "32-ST-VGG": "32,64,64,64s2,64,128s2,128,128s2",
     "64-ST-VGG": "64,128,128,128s2,128,256s2,256,256s2",
 }
-
-LEAST_SIDE = 32
-"""Pixels: the stride of the last map."""
 
 
 class ConvSpec(NamedTuple):
@@ -54,12 +52,8 @@ def parse_cfg(design: str) -> list[ConvSpec]:
     return layers
 
 
-class STVGG(nn.Module):
-    """ST-VGG by name ("32-ST-VGG") or cfg string.
-
-    `logits, state = model(x, state)` classifies, `maps, state = model.maps(x, state)` feeds a detector. A detector has
-    no use for the classifier; it is there all the same, so that weights of either form fit the other.
-    """
+class STVGG(SpikingBackbone):
+    """ST-VGG by name ("32-ST-VGG") or cfg string."""
 
     def __init__(
         self, design: str, in_channels: int = 2, num_classes: int = 2, neuron: LIFSettings = PLIF_NEURON
@@ -78,24 +72,6 @@ class STVGG(nn.Module):
         self.map_channels = tuple(layers[i].channels for i in self.taps)
         self.classifier = NormConv(cin, num_classes, 1)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (T, B, C, H, W). Returns logits (T, B, K) of every time step, summed over the places of the last map."""
-        check_input(x, self.in_channels, type(self).__name__)
-        flow = StateFlow(x.shape[0], state)
-        last = self._run(x, flow)[-1]
-        return self.classifier(last).sum(dim=(2, 3)).unflatten(0, x.shape[:2]), flow.finish()
-
-    def maps(self, x: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
-        """x: (T, B, C, H, W). Returns spikes (T * B, C', H', W') of strides 8, 16 and 32."""
-        check_input(x, self.in_channels, type(self).__name__)
-        flow = StateFlow(x.shape[0], state)
-        return self.taps_of(x, flow), flow.finish()
-
-    def taps_of(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
-        """`maps` as a part of a larger network, whose flow of states it takes part in."""
-        outputs = self._run(x, flow)
-        return [outputs[i] for i in self.taps]
-
     def _run(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
         """The spikes of every layer after the stem."""
         y = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last), flow)
@@ -104,11 +80,3 @@ class STVGG(nn.Module):
             y = layer(y, flow)
             outputs.append(y)
         return outputs
-
-
-def check_input(x: Tensor, in_channels: int, name: str) -> None:
-    """Raise ValueError for another number of dimensions or channels, or a map that would vanish."""
-    if x.ndim != 5 or x.shape[2] != in_channels or min(x.shape[3:]) < LEAST_SIDE:
-        raise ValueError(
-            f"{name}: expected input (T, B, {in_channels}, H, W) with H, W >= {LEAST_SIDE}, got {tuple(x.shape)}"
-        )

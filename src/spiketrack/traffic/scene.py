@@ -376,8 +376,7 @@ class _Stage:
     def _frame_us(self, camera: Camera, shown: list[_Shown]) -> int:
         """Time to the next frame: about a pixel of the fastest motion, within the limits."""
         shortest, longest = self._settings.frame_us
-        fastest = 1.0  # px/s
-        fastest = max([fastest, *(it.flow for it in shown)])
+        fastest = max((it.flow for it in shown), default=0.0)  # px/s
         if self._static is None:  # the whole picture is drawn anew: about two pixels of its lower half
             shortest, fastest = min(2 * shortest, longest), self._world.ego_pose(self.t_us)[3] * self._focal / 20
         step = int(np.clip(1e6 / max(fastest, 1.0), shortest, longest))
