@@ -63,6 +63,7 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
         batch_size=training.batch_size,
         seed=experiment.seed,
         cache_mb=data.cache_mb,
+        balance=data.balance,
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
 

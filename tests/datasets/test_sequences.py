@@ -315,6 +315,61 @@ def test_a_cut_is_of_input_pixels_and_need_not_begin_at_a_bin(tmp_path):
     assert len({offset % 3 for offset in offsets if offset is not None}) == 3
 
 
+def test_a_cut_of_an_enlarged_sensor_shows_every_pixel_enlarged(tmp_path):
+    small = sensor_sequence(tmp_path, "small", 40, 36, [(3, 5)], [2, 4, 10, 12])
+    enlarging = InputSettings(slice_us=100, shortest_side=72, least_side=72)
+    samples = samples_of([small], enlarging, AugmentSettings(crop=(48, 64)), steps=1, batch_size=1)
+    for epoch in range(20):
+        (batch,) = samples.epoch(epoch)
+        assert batch.events.shape == (1, 1, 2, 64, 48)
+        found = torch.nonzero(batch.events[0, 0, 1])
+        if len(found):
+            top, left = found[0].tolist()
+            assert found.tolist() == [[top + dy, left + dx] for dy in (0, 1) for dx in (0, 1)]
+            box = batch.labels.boxes[0, 0].tolist()  # the event is in its second row and column
+            assert box[:2] == [max(left - 2, 0), max(top - 2, 0)]
+            assert box[2:] == [min(left + 14, 48), min(top + 14, 64)]
+    with pytest.raises(SettingsError, match=r"crop is 49 x 64; .* which must divide it"):
+        samples_of([small], enlarging, AugmentSettings(crop=(49, 64)))
+
+
+def test_balance_draws_rare_classes_more_often(tmp_path):
+    made = []
+    for name, class_id, times in (("common", 0, range(100, 9100, 100)), ("rare", 1, range(100, 1100, 100))):
+        path = write_sequence(tmp_path, name, Events.repaired([50], [3], [3], [1], 64, 64)[0], None)
+        labels = Boxes.of(list(times), [[2, 2, 40, 40]] * len(times), class_id)
+        made.append(LabelledSequence(name, path, 64, 64, labels, Counter()))
+    of_rare = {}
+    for balance in (0.0, 0.5, 1.0):
+        samples = TrainingSamples(
+            made, InputSettings(slice_us=100), PLAIN, steps=1, batch_size=4, seed=0, balance=balance
+        )
+        drawn = samples.samples(0)
+        assert len(drawn) == 100  # an epoch is as long as ever
+        of_rare[balance] = sum(sample.sequence for sample in drawn)
+        assert {sample.first for sample in drawn if sample.sequence} == set(range(10))  # none of them is left out
+    # weights 90^-b and 10^-b: 10 / (10 + 90 / 3) of the draws at 0.5, one half at 1
+    assert of_rare[0.0] == 10
+    assert abs(of_rare[0.5] - 25) <= 1
+    assert abs(of_rare[1.0] - 50) <= 1
+
+
+def test_balance_holds_crops_on_rare_classes(tmp_path):
+    path = write_sequence(tmp_path, "both", Events.repaired([50], [3], [3], [1], 640, 480)[0], None)
+    corners = [[8 * i, 0, 8 * i + 8, 8] for i in range(9)] + [[600, 400, 608, 408]]
+    labels = Boxes.of([100] * 10, corners, [0] * 9 + [1], track_id=range(10))
+    both = LabelledSequence("both", path, 640, 480, labels, Counter())
+    rare = {}
+    for balance in (0.0, 1.0):
+        samples = TrainingSamples(
+            [both], INPUT, AugmentSettings(crop=(64, 64)), steps=1, batch_size=1, seed=0, balance=balance
+        )
+        batches = [next(samples.epoch(epoch)) for epoch in range(200)]
+        rare[balance] = sum((batch.labels.classes[batch.labels.valid] == 1).any().item() for batch in batches)
+    assert 8 <= rare[0.0] <= 36  # a tenth of 200 crops
+    assert 76 <= rare[1.0] <= 124  # half of them
+
+
 def test_a_sensor_smaller_than_the_crop_is_padded(tmp_path):
     small = sensor_sequence(tmp_path, "small", 40, 36, [(0, 0), (39, 35)], [4, 5, 20, 30])
     samples = samples_of([small], SCALED, WHOLE, steps=1, batch_size=1)

@@ -76,6 +76,8 @@ def test_the_high_frequency_mode_is_binary_slices_as_steps():
         ({"shortest_side": 0}, "shortest_side"),
         ({"shortest_side": 4, "width": 8}, "takes the place of width and height"),
         ({"shortest_side": 4, "height": 8}, "takes the place of width and height"),
+        ({"least_side": 4}, "goes with shortest_side"),
+        ({"shortest_side": 4, "least_side": 5}, "at most as large"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong, message):
@@ -128,6 +130,36 @@ def test_the_crop_is_binned_where_there_is_one():
         scaled.binning(200, 200)
     other = scaled.resized(60, 50)
     assert (other.shortest_side, other.size(480, 640), other.crop) == (None, (50, 60), (10, 20, 301, 200))
+
+
+@pytest.mark.parametrize(
+    ("sensor", "f", "size"),  # (height, width)
+    [
+        ((720, 1280), 1, (360, 640)),
+        ((480, 640), 1, (480, 640)),
+        ((260, 346), 2, (520, 692)),
+        ((240, 304), 2, (480, 608)),
+        ((100, 99), 4, (400, 396)),
+    ],
+)
+def test_small_sensors_are_enlarged(sensor, f, size):
+    scaled = InputSettings(shortest_side=500, least_side=300)
+    assert scaled.enlargement(*sensor) == f
+    assert scaled.size(*sensor) == size
+
+
+@given(random_events(), st.sampled_from(NAMES), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_an_enlarged_pixel_is_f_by_f_equal_pixels(events, name, f):
+    plain = InputSettings(representation=name, slice_us=20, window_us=45, limit=9)
+    side = min(HEIGHT, WIDTH)
+    larger = plain.model_copy(update={"shortest_side": f * side, "least_side": f * side})
+    assert larger.size(HEIGHT, WIDTH) == (f * HEIGHT, f * WIDTH)
+    block = np.ones((f, f), np.uint8)
+    expected = np.kron(plain.encode(events, 90, 2), block)
+    np.testing.assert_array_equal(larger.encode(events, 90, 2), expected)
+    asked = plain.resized(f * WIDTH, f * HEIGHT)  # the same by width and height
+    np.testing.assert_array_equal(asked.encode(events, 90, 2), expected)
 
 
 @given(random_events(), st.sampled_from(NAMES), st.sampled_from([None, (1, 0, 6, 4)]), st.integers(1, 4))

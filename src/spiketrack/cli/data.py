@@ -34,6 +34,9 @@ def simulate(
     spread: Annotated[
         float | None, typer.Option(help="how far scenes' sensors stray from their preset, 0 (default) to 1")
     ] = None,
+    light_traffic: Annotated[
+        float | None, typer.Option(help="factor on the shares of bicycles, motorbikes and wheelchairs; default 1")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="of the events: hdf5 (default) or raw (EVT3)")] = None,
     jobs: Annotated[int | None, typer.Option(help="scenes at a time, each in a process; default 1")] = None,
     view: Annotated[bool, typer.Option("--view", help="write pictures and a film to OUT/view")] = False,
@@ -55,6 +58,7 @@ def simulate(
         "format": format,
         "label_hz": label_hz,
         "spread": spread,
+        "light_traffic": light_traffic,
     }
     traffic = {name: value for name, value in traffic.items() if value is not None}
     if scene == "shapes":
@@ -66,8 +70,9 @@ def simulate(
         return
     if train_objects is not None:
         raise SettingsError("--train-objects: only of --scene shapes")
-    if "spread" in traffic:  # a setting of every scene, not of the data set
-        traffic["scene"] = {"spread": traffic.pop("spread")}
+    of_scenes = {name: traffic.pop(name) for name in ("spread", "light_traffic") if name in traffic}
+    if of_scenes:  # settings of every scene, not of the data set
+        traffic["scene"] = of_scenes
     options |= traffic if duration_us is None else {**traffic, "duration_us": duration_us}
     _simulate_traffic(target, options, 1 if jobs is None else jobs, view)
 

@@ -80,14 +80,26 @@ def draw(settings: AugmentSettings, width: int, height: int, rng: np.random.Gene
 
 
 def crop_around(
-    affine: Affine, boxes: Boxes, crop: tuple[int, int], width: int, height: int, rng: np.random.Generator
+    affine: Affine,
+    boxes: Boxes,
+    crop: tuple[int, int],
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    class_weights: NDArray[np.float64] | None = None,
 ) -> Affine:
     """The map followed by a cut: a random part of the sensor that holds the centre of a random box, if there is one.
 
-    crop: (width, height), in sensor pixels. Where it is larger than the sensor it holds all of that.
+    crop: (width, height), in sensor pixels. Where it is larger than the sensor it holds all of that. class_weights:
+    how likely a box of each class is the one, relative to others; default all alike.
     """
-    moved = move_boxes(boxes, affine, width, height, 0.0).xyxy
-    box = moved[rng.integers(len(moved))] if len(moved) else np.array([0, 0, width, height], np.float32)
+    inside = move_boxes(boxes, affine, width, height, 0.0)
+    box = np.array([0, 0, width, height], np.float32)
+    if len(inside) and class_weights is not None:
+        weights = class_weights[inside.class_id]
+        box = inside.xyxy[rng.choice(len(inside), p=weights / weights.sum())]
+    elif len(inside):
+        box = inside.xyxy[rng.integers(len(inside))]
     left, top = (
         int(np.clip(np.floor((low + high) / 2 - rng.random() * (side - 1)), min(0, whole - side), max(0, whole - side)))
         for low, high, side, whole in zip(box[:2], box[2:], crop, (width, height), strict=True)

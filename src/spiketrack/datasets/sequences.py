@@ -54,6 +54,12 @@ class DataSettings(BaseModel):
         2000, ge=0, description="memory for events of train recordings, kept once read; 0 reads files each time"
     )
     augment: AugmentSettings = Field(AugmentSettings(), description="augmentation of training samples")
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="samples and crops with a class of n labels are drawn n^-balance as often: 0 as they come, 1 until every class is seen alike",
+    )
 
 
 class Batch(NamedTuple):
@@ -89,6 +95,7 @@ class TrainingSamples:
         batch_size: int,
         seed: int,
         cache_mb: int = 0,
+        balance: float = 0.0,
     ) -> None:
         sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
         if len(sizes) > 1 and not augment.crop:
@@ -105,6 +112,8 @@ class TrainingSamples:
         self.sequences, self.settings, self.augment = list(sequences), settings, augment
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self._grids = [sequence.steps(settings.slice_us) for sequence in sequences]
+        self.balance = balance
+        self._weights = class_weights([sequence.labels for sequence in sequences], balance)
         self._recordings: dict[int, Recording] = {}
         self._cache = EventCache(cache_mb * 1_000_000)
 
@@ -122,7 +131,10 @@ class TrainingSamples:
         return -(-len(self.samples(epoch)) // self.batch_size)
 
     def samples(self, epoch: int) -> list[Sample]:
-        """Consecutive windows with a random phase per sequence that hold at least one labelled step, shuffled."""
+        """Consecutive windows with a random phase per sequence that hold at least one labelled step, shuffled.
+
+        With balance some come several times and some not at all; their number is the same.
+        """
         rng = np.random.default_rng([self.seed, epoch])
         samples = []
         for index, (_, labelled, _) in enumerate(self._grids):
@@ -130,7 +142,19 @@ class TrainingSamples:
             start = (int(labelled[0]) - phase) // self.steps * self.steps + phase
             blocks = np.unique((labelled - start) // self.steps)
             samples += [Sample(index, start + int(block) * self.steps) for block in blocks]
+        if self.balance:
+            worth = np.array([self._worth(sample) for sample in samples])
+            turns = np.floor(np.cumsum(worth / worth.sum() * len(samples)) + rng.random())  # systematic resampling
+            times = np.diff(turns, prepend=0).astype(np.int64)
+            samples = [sample for sample, n in zip(samples, times, strict=True) for _ in range(n)]
         return [samples[i] for i in rng.permutation(len(samples))]
+
+    def _worth(self, sample: Sample) -> float:
+        """How often a sample is drawn, relative to others: as its rarest class demands."""
+        sequence, (_, labelled, times) = self.sequences[sample.sequence], self._grids[sample.sequence]
+        first, last = np.searchsorted(labelled, (sample.first, sample.first + self.steps))
+        labels = sequence.labels.between(int(times[first]), int(times[last - 1]) + 1)
+        return float(self._weights[labels.class_id].max(initial=self._weights.min()))
 
     def _batch(self, samples: list[Sample], rngs: list[np.random.Generator]) -> Batch:
         events, labelled, labels = [], [], []
@@ -154,14 +178,16 @@ class TrainingSamples:
         augment, settings, sensor = self.augment, self.settings, (window.width, window.height)
         affine, drop = draw(augment, *sensor, rng)
         if augment.crop:
-            binning = settings.binning(window.height, window.width)
-            cut = (augment.crop[0] * binning, augment.crop[1] * binning)  # in sensor pixels
+            down = settings.binning(window.height, window.width)
+            up = settings.enlargement(window.height, window.width)
+            cut = (augment.crop[0] * down // up, augment.crop[1] * down // up)  # in sensor pixels
             # drawn only where it can happen, so that samples without it are those of earlier versions
             if augment.crop_on_label < 1 and rng.random() >= augment.crop_on_label:
                 affine = crop_anywhere(affine, cut, *sensor, rng)
             else:
                 all_labels = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
-                affine = crop_around(affine, all_labels, cut, *sensor, rng)
+                weights = self._weights if self.balance else None
+                affine = crop_around(affine, all_labels, cut, *sensor, rng, weights)
             settings, sensor = settings.resized(*augment.crop), cut
         window = disturb(move_window(window, affine, sensor, drop, rng), augment, rng)
         x0, y0, *seen = settings.seen_area(window.height, window.width)  # (x0, y0, width, height)
@@ -203,6 +229,12 @@ def read_ahead(batches: Iterator[Batch]) -> Generator[Batch]:
             yield batch
 
 
+def class_weights(labels: Sequence[Boxes], balance: float) -> NDArray[np.float64]:
+    """(K,) n^-balance of each class, n its labels; a class without any counts one. K: the largest class id + 1."""
+    counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *(boxes.class_id for boxes in labels)]), minlength=1)
+    return np.maximum(counts, 1.0) ** -balance
+
+
 def pad_labels(boxes: Sequence[Boxes]) -> LabelBatch:
     """Labels of N images, given in input pixels, padded to the fullest."""
     n, m = len(boxes), max((len(b) for b in boxes), default=0)
@@ -223,6 +255,12 @@ def _check_crop(crop: tuple[int, int], settings: InputSettings, sequences: Seque
         if min(crop) < STRIDES[-1]:
             raise SettingsError(
                 f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells need {STRIDES[-1]} pixels a side"
+            )
+        factors = sorted({settings.enlargement(s.height, s.width) for s in sequences})
+        if any(side % factor for side in crop for factor in factors):
+            raise SettingsError(
+                f"data.augment.crop is {crop[0]} x {crop[1]}; input.least_side enlarges the sensors' pixels {factors} "
+                "times, which must divide it"
             )
         return
     if not (STRIDES[-1] <= crop[0] <= width and STRIDES[-1] <= crop[1] <= height):

@@ -63,6 +63,12 @@ class InputSettings(BaseModel):
         description="instead of height and width, for sensors of any size: pixels are binned f x f, f the least "
         "whole number that leaves at most this many on the shorter side; what is left over at the end is not seen",
     )
+    least_side: int | None = Field(
+        None,
+        gt=0,
+        description="with shortest_side: where the shorter side has fewer pixels, each becomes f x f of the input, f "
+        "the least whole number that reaches this many; small sensors then show objects as large as others do",
+    )
 
     @property
     def channels(self) -> int:
@@ -76,6 +82,14 @@ class InputSettings(BaseModel):
         """
         _, _, width, height = self._whole_area(sensor_height, sensor_width)
         return -(-min(width, height) // self.shortest_side) if self.shortest_side else 1
+
+    def enlargement(self, sensor_height: int, sensor_width: int) -> int:
+        """f, where a pixel of the sensor is f x f input pixels: 1 without least_side, 2 for 346 x 260 and 300.
+
+        Raises SettingsError where the crop leaves the sensor.
+        """
+        _, _, width, height = self._whole_area(sensor_height, sensor_width)
+        return max(1, -(-self.least_side // min(width, height))) if self.least_side else 1
 
     def seen_area(self, sensor_height: int, sensor_width: int) -> tuple[int, int, int, int]:
         """(x0, y0, width, height) of the sensor that the input shows. Raises SettingsError where the crop leaves it.
@@ -97,25 +111,30 @@ class InputSettings(BaseModel):
         return x0, y0, width, height
 
     def size(self, sensor_height: int, sensor_width: int) -> tuple[int, int]:
-        """(H, W) of the input for a sensor. Raises SettingsError where it would be larger than what is seen of it."""
+        """(H, W) of the input for a sensor.
+
+        Raises SettingsError where it would be larger than what is seen of it, and no whole multiple of that.
+        """
         _, _, seen_width, seen_height = self.seen_area(sensor_height, sensor_width)
-        f = self.binning(sensor_height, sensor_width)
-        height, width = self.height or seen_height // f, self.width or seen_width // f
-        if height > seen_height or width > seen_width:
+        f, larger = self.binning(sensor_height, sensor_width), self.enlargement(sensor_height, sensor_width)
+        height, width = self.height or seen_height // f * larger, self.width or seen_width // f * larger
+        if (height > seen_height or width > seen_width) and not _multiple((height, width), (seen_height, seen_width)):
             what = "crop" if self.crop else "sensor"
             raise SettingsError(
                 f"an input of {width} x {height} pixels is larger than the {what}, which has "
-                f"{seen_width} x {seen_height}; counts are only ever reduced, choose a smaller size"
+                f"{seen_width} x {seen_height}; choose a smaller one, or a whole multiple alike in x and y"
             )
         return height, width
 
     def resized(self, width: int, height: int) -> InputSettings:
         """The same input with another size, in pixels; it takes the place of shortest_side."""
-        changed = {"width": width, "height": height, "shortest_side": None}
+        changed = {"width": width, "height": height, "shortest_side": None, "least_side": None}
         return InputSettings.model_validate({**self.model_dump(), **changed})
 
     @model_validator(mode="after")
     def _one_way_to_size(self) -> Self:
+        if self.least_side is not None and not self.least_side <= (self.shortest_side or 0):
+            raise ValueError("least_side goes with shortest_side and is at most as large")
         if self.shortest_side is not None and (self.width is not None or self.height is not None):
             raise ValueError("shortest_side takes the place of width and height; leave those two null")
         return self
@@ -146,6 +165,8 @@ class InputSettings(BaseModel):
         """
         size, (planes, dtype) = self.size(events.height, events.width), PLANES[self.representation]
         area = self.seen_area(events.height, events.width)
+        larger = max(1, size[0] // area[3])
+        size = (size[0] // larger, size[1] // larger)
         ends = [end_us - (steps - 1 - k) * self.slice_us for k in range(steps)]
         out = np.empty((steps, self.bins, planes, *size), dtype)
 
@@ -165,4 +186,11 @@ class InputSettings(BaseModel):
             count = difference_ranges if self.representation == "signed_difference" else count_ranges
             all_bins = frame(out.reshape(steps * self.bins, planes, *size))
             count(events, np.concatenate(ranges), limit=limit, **all_bins)
-        return out.reshape(steps, self.channels, *size)  # (T, bins, C', H, W) -> (T, bins * C', H, W)
+        out = out.reshape(steps, self.channels, *size)  # (T, bins, C', H, W) -> (T, bins * C', H, W)
+        return out if larger == 1 else out.repeat(larger, -2).repeat(larger, -1)
+
+
+def _multiple(size: tuple[int, int], seen: tuple[int, int]) -> bool:
+    """Whether a size is a whole multiple of what is seen, the same in both directions."""
+    factor = size[0] // seen[0]
+    return size == (factor * seen[0], factor * seen[1])

@@ -75,8 +75,8 @@ def plan_sensor(sensor: SensorSettings, spread: float, seed: Sequence[int]) -> S
     return sensor.model_copy(update={"pixel": PixelSettings.model_validate(pixel)})
 
 
-def plan_world(seed: Sequence[int], moving: bool) -> WorldSettings:
-    """Roads and traffic of one scene."""
+def plan_world(seed: Sequence[int], moving: bool, light_traffic: float = 1.0) -> WorldSettings:
+    """Roads and traffic of one scene. light_traffic: factor on the shares of the classes of micro-mobility."""
     rng = np.random.default_rng(seed)
     kind: Literal["road", "crossing"] = "crossing" if rng.uniform() < 0.5 else "road"
     slow, fast = (30.0, 60.0) if rng.uniform() < 0.7 else (60.0, 90.0)
@@ -87,7 +87,7 @@ def plan_world(seed: Sequence[int], moving: bool) -> WorldSettings:
         left_hand=bool(rng.uniform() < 0.2),
         flow=float(rng.uniform(3, 12)),
         pedestrians_per_minute=float(rng.uniform(3, 25)),
-    )
+    ).with_light_traffic(light_traffic)
 
 
 def plan_camera(layout: Layout, width: int, height: int, focal: float, rng: np.random.Generator) -> Camera:

@@ -62,6 +62,11 @@ class WorldSettings(BaseModel):
         (30.0, 60.0), description="range of the roads' speed, one draw per world; drivers differ by some 12 %"
     )
 
+    def with_light_traffic(self, factor: float) -> WorldSettings:
+        """The same world with factor times the shares of bicycles, motorbikes and wheelchairs, at most 1."""
+        names = ("bicycle_lanes", "bicycle", "motorbike", "wheelchairs")
+        return self.model_copy(update={name: min(1.0, factor * getattr(self, name)) for name in names})
+
 
 def plan_layout(settings: WorldSettings, seed: Sequence[int]) -> Layout:
     """Draw the roads of a world; the same seed gives the same roads."""

@@ -69,6 +69,9 @@ class TrafficSettings(BaseModel):
         (2_000, 4_000), description="shortest and longest time between drawings in microseconds; events lie between"
     )
     world: WorldSettings | None = Field(None, description="roads and traffic; null: drawn from the seed")
+    light_traffic: float = Field(
+        1.0, ge=0, description="factor on the shares of bicycles, motorbikes and wheelchairs in a drawn world"
+    )
     labels: LabellingSettings = Field(LabellingSettings(), description="when labels are made and for what")
 
     @property
@@ -150,7 +153,7 @@ class _Stage:
         self._pixel = sensor.pixel
         self.width, self.height = sensor.width, sensor.height
         moving = settings.camera == "moving"
-        world = settings.world or plan_world([*seed, _WORLD_STREAM, 0], moving)
+        world = settings.world or plan_world([*seed, _WORLD_STREAM, 0], moving, settings.light_traffic)
         self._layout = plan_layout(world, [*seed, _WORLD_STREAM, 1])
         self._world = World(world, self._layout, [*seed, _WORLD_STREAM, 2], ego=moving)
         self._light = plan_light(settings.daytime, settings.rain, [*seed, _LIGHT_STREAM])
