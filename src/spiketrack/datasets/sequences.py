@@ -58,7 +58,8 @@ class DataSettings(BaseModel):
         0.0,
         ge=0,
         le=1,
-        description="samples and crops with a class of n labels are drawn n^-balance as often: 0 as they come, 1 until every class is seen alike",
+        description="samples and crops with a class of n labels are drawn n^-balance as often: "
+        "0 as they come, 1 until every class is seen alike",
     )
 
 
