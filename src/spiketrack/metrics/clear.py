@@ -9,10 +9,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from spiketrack.metrics.overlaps import EPSILON, Overlaps, best_assignment
+from spiketrack.metrics.overlaps import EPSILON, Overlaps
 
 MATCH_IOU = 0.5
-_NONE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +49,23 @@ class Clear:
 def clear_mot(overlaps: Overlaps) -> Clear:
     """CLEAR MOT of one class in one sequence, at IoU >= 0.5.
 
-    Each label time is matched by Hungarian assignment that keeps the pairs of the last matched time first and
+    Each label time is matched by the one-to-one assignment that keeps the pairs of the last matched time first and
     maximises the IoU second. An identity switch compares with the last time that this label was matched at all.
     """
-    last_match = np.full(overlaps.label_ids, _NONE)
-    previous = np.full(overlaps.label_ids, _NONE)  # at the last time with labels and tracks
-    times = np.bincount(overlaps.label_id, minlength=overlaps.label_ids)
-    matched_times = np.zeros(overlaps.label_ids, np.int64)
-    starts = np.zeros(overlaps.label_ids, np.int64)
-    true_positives = switches = 0
-    iou_sum = 0.0
-    near = overlaps.pair_iou >= MATCH_IOU - EPSILON
-    for frame in range(overlaps.frames):
-        labels = overlaps.label_id[overlaps.label_first[frame] : overlaps.label_first[frame + 1]]
-        tracks = overlaps.track_id[overlaps.track_first[frame] : overlaps.track_first[frame + 1]]
-        if not len(labels) or not len(tracks):
-            continue
-        pairs = slice(overlaps.pair_first[frame], overlaps.pair_first[frame + 1])
-        same = overlaps.track_id[overlaps.pair_track[pairs]] == previous[overlaps.label_id[overlaps.pair_label[pairs]]]
-        score = np.where(near[pairs], 1000.0 * same + overlaps.pair_iou[pairs], 0.0)
-        matrix, pair = overlaps.matrix(frame, score)
-        rows, columns = best_assignment(matrix)
-        kept = matrix[rows, columns] > EPSILON
-        label, track = labels[rows[kept]], tracks[columns[kept]]
+    from spiketrack.metrics.kernels import clear_counts  # compiled
 
-        switches += int(np.count_nonzero((last_match[label] != _NONE) & (last_match[label] != track)))
-        untracked = previous == _NONE
-        last_match[label] = track
-        previous[:] = _NONE
-        previous[label] = track
-        starts += untracked & (previous != _NONE)
-        matched_times[label] += 1
-        true_positives += len(label)
-        iou_sum += float(overlaps.pair_iou[pair[rows[kept], columns[kept]]].sum())
+    true_positives, switches, iou_sum, matched_times, starts = clear_counts(
+        overlaps.label_first,
+        overlaps.track_first,
+        overlaps.label_id,
+        overlaps.track_id,
+        overlaps.row_first,
+        overlaps.pair_track,
+        overlaps.pair_iou,
+        overlaps.label_ids,
+        MATCH_IOU - EPSILON,
+    )
+    times = np.bincount(overlaps.label_id, minlength=overlaps.label_ids)
     share = matched_times / times
     mostly, partly = int(np.count_nonzero(share > 0.8)), int(np.count_nonzero(share >= 0.2))
     return Clear(

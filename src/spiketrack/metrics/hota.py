@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from spiketrack.metrics.overlaps import EPSILON, Overlaps, best_assignment
+from spiketrack.metrics.overlaps import EPSILON, Overlaps
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # (19,) IoU thresholds 0.05 .. 0.95
 ALPHAS.flags.writeable = False
@@ -68,15 +68,7 @@ def hota(overlaps: Overlaps) -> Hota:
     alignment = potential / (label_times + track_times - potential)
     score = alignment[which] * overlaps.pair_iou
 
-    matched = [np.empty(0, np.int64)]
-    for frame in range(overlaps.frames):
-        first, last = overlaps.pair_first[frame : frame + 2]
-        if first == last:
-            continue
-        matrix, pair = overlaps.matrix(frame, score[first:last])
-        pairs = pair[best_assignment(matrix)]
-        matched.append(pairs[pairs >= 0])
-    matches = np.concatenate(matched)
+    matches = overlaps.best_pairs(score)
     match_iou, match_which = overlaps.pair_iou[matches], which[matches]
 
     sums = Hota()

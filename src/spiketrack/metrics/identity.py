@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiketrack.metrics.overlaps import Overlaps, best_assignment
+from spiketrack.metrics.overlaps import Overlaps
 
 MATCH_IOU = 0.5
 
@@ -44,12 +44,11 @@ def identity_f1(overlaps: Overlaps) -> Identity:
     The one-to-one assignment of identities that minimises missing plus wrong boxes is the one that maximises the
     boxes both have in common, because fn + fp = labels + tracks - 2 tp.
     """
+    from spiketrack.matching import best_pairs  # compiled
+
     label_id, track_id, which = overlaps.identity_pairs()
     common = np.bincount(which, overlaps.pair_iou >= MATCH_IOU, minlength=len(label_id))
-    met = common > 0
-    rows, row = np.unique(label_id[met], return_inverse=True)
-    columns, column = np.unique(track_id[met], return_inverse=True)
-    matrix = np.zeros((len(rows), len(columns)))
-    matrix[row, column] = common[met]
-    true_positives = int(matrix[best_assignment(matrix)].sum())
+    first = np.searchsorted(label_id, np.arange(overlaps.label_ids + 1))
+    partner = best_pairs(first, track_id, common.astype(np.float64), overlaps.track_ids)
+    true_positives = int(common[partner[label_id] == track_id].sum())
     return Identity(true_positives, len(overlaps.label_id) - true_positives, len(overlaps.track_id) - true_positives)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spiketrack.boxes import Boxes, iou
+from spiketrack.boxes import Boxes
 from spiketrack.errors import LabelError, SpiketrackError
 
 EPSILON = float(np.finfo(np.float64).eps)
@@ -42,32 +42,25 @@ class Overlaps:
         Two boxes with the same identity at one time raise LabelError (labels) or SpiketrackError (tracks), as does
         a box without identity.
         """
-        labels = labels[np.isin(labels.t, times)]
-        tracks = tracks[np.isin(tracks.t, times)]
+        from spiketrack.metrics.kernels import touching_by_time  # compiled
+
+        labels, tracks = _at_times(labels, times), _at_times(tracks, times)
         _check_identities(labels, "labels", LabelError)
         _check_identities(tracks, "tracks", SpiketrackError)
         label_first = np.r_[np.searchsorted(labels.t, times), len(labels)]
         track_first = np.r_[np.searchsorted(tracks.t, times), len(tracks)]
-        pairs: list[tuple[NDArray, NDArray, NDArray]] = []
-        for frame in range(len(times)):
-            first_label, first_track = label_first[frame], track_first[frame]
-            overlap = iou(
-                labels.xyxy[first_label : label_first[frame + 1]],
-                tracks.xyxy[first_track : track_first[frame + 1]],
-                np.float64,
-            )
-            rows, columns = np.nonzero(overlap)
-            pairs.append((rows + first_label, columns + first_track, overlap[rows, columns]))
+        pair_first, pair_label, pair_track, pair_iou = touching_by_time(
+            labels.xyxy.astype(np.float64), tracks.xyxy.astype(np.float64), label_first, track_first
+        )
         return cls(
             label_first,
             track_first,
-            np.cumsum([0, *(len(pair[0]) for pair in pairs)]),
+            pair_first,
             np.unique(labels.track_id, return_inverse=True)[1],
             np.unique(tracks.track_id, return_inverse=True)[1],
-            *(
-                np.concatenate([np.empty(0, dtype), *(pair[i] for pair in pairs)])
-                for i, dtype in enumerate((np.int64, np.int64, np.float64))
-            ),
+            pair_label,
+            pair_track,
+            pair_iou,
         )
 
     @property
@@ -89,22 +82,28 @@ class Overlaps:
         label_id, track_id = np.divmod(distinct, max(1, self.track_ids))
         return label_id, track_id, which
 
-    def matrix(self, frame: int, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """One value per pair as a (labels, tracks) matrix of the frame, 0 elsewhere, and the pair at each entry or -1.
+    @property
+    def row_first(self) -> NDArray[np.int64]:
+        """(L + 1,) first pair of each label; pairs stand in the order of their labels."""
+        return np.searchsorted(self.pair_label, np.arange(len(self.label_id) + 1))
 
-        values: (p,) of the p pairs of this frame.
+    def best_pairs(self, worth: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The pairs, indices into pair_iou, that match one to one at every time with the largest sum of (P,) worth.
+
+        Pairs of different times have no box in common, so that one assignment solves all times.
         """
-        pairs = np.arange(self.pair_first[frame], self.pair_first[frame + 1])
-        rows = self.pair_label[pairs] - self.label_first[frame]
-        columns = self.pair_track[pairs] - self.track_first[frame]
-        shape = (
-            self.label_first[frame + 1] - self.label_first[frame],
-            self.track_first[frame + 1] - self.track_first[frame],
-        )
-        value, pair = np.zeros(shape), np.full(shape, -1, np.int64)
-        value[rows, columns] = values
-        pair[rows, columns] = pairs
-        return value, pair
+        from spiketrack.matching import best_pairs  # compiled
+
+        partner = best_pairs(self.row_first, self.pair_track, worth, len(self.track_id))
+        return np.flatnonzero(partner[self.pair_label] == self.pair_track)
+
+
+def _at_times(boxes: Boxes, times: NDArray[np.int64]) -> Boxes:
+    """The boxes of the given sorted times."""
+    if not len(boxes) or not len(times):
+        return boxes[:0]
+    found = times[np.minimum(np.searchsorted(times, boxes.t), len(times) - 1)] == boxes.t
+    return boxes if found.all() else boxes[found]
 
 
 def _check_identities(boxes: Boxes, kind: str, error: type[SpiketrackError]) -> None:
@@ -122,10 +121,3 @@ def _check_identities(boxes: Boxes, kind: str, error: type[SpiketrackError]) -> 
             f"{kind}: identity {track_id[twice[0]]} stands twice at {t[twice[0]]} us in one class; "
             "an identity is one box at a time"
         )
-
-
-def best_assignment(value: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of the one-to-one assignment with the largest sum of `value`, (N, M)."""
-    from scipy.optimize import linear_sum_assignment  # 0.4 s to import
-
-    return linear_sum_assignment(value, maximize=True)

@@ -1,6 +1,7 @@
-"""Association: which detection continues which track. Stateless.
+"""Association: which detection continues which track. Stateless, on whole matrices.
 
-Station: boxes of tracks and of detections go in, a similarity matrix and then matched index pairs come out.
+Station: boxes of tracks and of detections go in, a similarity matrix and then matched index pairs come out. The
+trackers do the same on the pairs that touch (`spiketrack.matching`, `kernels`); this is the readable door to it.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ def assign(similarity: NDArray[np.floating], minimum: float) -> Assignment:
 
     Pairs below the minimum are taken out before solving, so that they cannot push good pairs apart.
     """
-    from scipy.optimize import linear_sum_assignment  # 0.4 s to import
+    from spiketrack.matching import ALONE, best_pairs  # compiled
 
     if not minimum >= 0:
         raise ValueError(f"association: the minimum similarity must be >= 0, got {minimum}")
-    worth = np.where(similarity >= minimum, similarity - minimum + _BARELY, 0.0)
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    matched = worth[rows, columns] > 0
-    rows, columns = rows[matched], columns[matched]
+    rows, columns = np.nonzero(similarity >= minimum)
+    first = np.searchsorted(rows, np.arange(similarity.shape[0] + 1))
+    partner = best_pairs(first, columns, similarity[rows, columns] - minimum + _BARELY, similarity.shape[1])
+    matched = np.flatnonzero(partner != ALONE)
     return Assignment(
-        np.stack([rows, columns], axis=1),
-        np.setdiff1d(np.arange(similarity.shape[0]), rows),
-        np.setdiff1d(np.arange(similarity.shape[1]), columns),
+        np.stack([matched, partner[matched]], axis=1),
+        np.flatnonzero(partner == ALONE),
+        np.setdiff1d(np.arange(similarity.shape[1]), partner[matched]),
     )

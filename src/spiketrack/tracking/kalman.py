@@ -1,7 +1,8 @@
-"""A constant-velocity Kalman filter for boxes, in real time.
+"""A constant-velocity Kalman filter for boxes, in real time. Compiled; import inside functions.
 
-Station: the tracker predicts all its tracks to the time of the next detections and corrects the matched ones. Pure
-functions on batches of N tracks. Noise follows ByteTrack's constants, turned from frames into seconds.
+Station: a tracker predicts its tracks to the time of the next detections and corrects the matched ones. Every function
+works in place on one track; the loops over tracks stand in `kernels`. Noise follows ByteTrack's constants, turned from
+frames into seconds.
 
 State: centre x, centre y, width, height (px) and their velocities (px/s). With s the box's side along each axis (at
 least 1 px) and T = 1/30 s, ByteTrack's frame:
@@ -9,6 +10,11 @@ least 1 px) and T = 1/30 s, ByteTrack's frame:
     measurement noise     (s / 20)^2                      each of the four
     process noise over dt (s / 20)^2 dt/T                 added to the position variances
                           (s / 160 / T)^2 dt/T            added to the velocity variances
+
+None of it ties one axis to another, so the 8 x 8 covariance falls into four 2 x 2 ones and nothing needs solving:
+
+    mean        (8,)    the four positions, then the four velocities
+    covariance  (3, 4)  rows: variance of the position, covariance of both, variance of the velocity
 
 Variances grow in proportion to dt, so that dt = T gives exactly the per-frame filter. Means do not depend on how an
 interval is divided. Variances do, slightly: two halves of dt add q dt^3/8 to the position variance and q dt^2/4 to
@@ -18,73 +24,85 @@ position noise.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from numba import njit
 
 FRAME_US = 33_333
 POSITION_STD = 1 / 20  # of the box side, per frame
 VELOCITY_STD = 1 / 160  # of the box side per frame, per frame
 _FRAME_S = FRAME_US * 1e-6
-_AXES = np.arange(4)
-
-Means = NDArray[np.float64]  # (N, 8)
-Covariances = NDArray[np.float64]  # (N, 8, 8)
+_POSITION, _BOTH, _VELOCITY = range(3)
 
 
-def xyxy_to_cxcywh(xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 4) corners to (N, 4) centre x, centre y, width, height."""
-    low, high = np.asarray(xyxy, np.float64)[:, :2], np.asarray(xyxy, np.float64)[:, 2:]
-    return np.concatenate([(low + high) / 2, high - low], axis=1)
+@njit(cache=True, nogil=True)
+def side(mean, axis):
+    """The box's side along each of the four components, at least 1 px."""
+    return max(mean[2 + axis % 2], 1.0)
 
 
-def cxcywh_to_xyxy(cxcywh: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 4) centre x, centre y, width, height to (N, 4) corners; a negative side becomes 0."""
-    centre, half = cxcywh[:, :2], np.maximum(cxcywh[:, 2:4], 0) / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
+@njit(cache=True, nogil=True)
+def initiate(mean, covariance, xyxy):
+    """A track that starts at the measured box, at rest, unsure of it."""
+    measure(mean, xyxy)
+    for axis in range(4):
+        mean[4 + axis] = 0
+        covariance[_POSITION, axis] = (2 * POSITION_STD * side(mean, axis)) ** 2
+        covariance[_BOTH, axis] = 0
+        covariance[_VELOCITY, axis] = (10 * VELOCITY_STD * side(mean, axis) / _FRAME_S) ** 2
 
 
-def initiate(measured: NDArray[np.float64]) -> tuple[Means, Covariances]:
-    """Tracks that start at the measured (N, 4) cxcywh, at rest, unsure of it."""
-    side = _side(measured)
-    covariance = np.zeros((len(measured), 8, 8))
-    covariance[:, _AXES, _AXES] = (2 * POSITION_STD * side) ** 2
-    covariance[:, _AXES + 4, _AXES + 4] = (10 * VELOCITY_STD * side / _FRAME_S) ** 2
-    return np.concatenate([measured, np.zeros_like(measured)], axis=1), covariance
+@njit(cache=True, nogil=True)
+def predict(mean, covariance, dt):
+    """The track dt >= 0 seconds later: P = F P F^T + Q with F = [[1, dt], [0, 1]] for each axis."""
+    # both axes take their noise from the sides before any of them moves
+    width, height = side(mean, 0), side(mean, 1)
+    for axis in range(4):
+        noise = (height if axis % 2 else width) ** 2 * (dt / _FRAME_S)
+        mean[axis] += dt * mean[4 + axis]
+        covariance[_POSITION, axis] += dt * (2 * covariance[_BOTH, axis] + dt * covariance[_VELOCITY, axis])
+        covariance[_BOTH, axis] += dt * covariance[_VELOCITY, axis]
+        covariance[_POSITION, axis] += POSITION_STD**2 * noise
+        covariance[_VELOCITY, axis] += (VELOCITY_STD / _FRAME_S) ** 2 * noise
 
 
-def predict(mean: Means, covariance: Covariances, dt_us: int) -> tuple[Means, Covariances]:
-    """The tracks dt_us microseconds later: mean (N, 8), covariance (N, 8, 8) to the same shapes.
-
-    mean = F mean, covariance = F covariance F^T + Q with F = [[I, dt I], [0, I]] in 4 x 4 blocks.
-    Raises ValueError for a negative dt_us.
-    """
-    if dt_us < 0:
-        raise ValueError(f"kalman: time must not run backwards, got {dt_us} us")
-    dt = dt_us * 1e-6
-    side = _side(mean)
-    later = mean.copy()
-    later[:, :4] += dt * mean[:, 4:]
-    spread = covariance.copy()
-    spread[:, :4] += dt * spread[:, 4:]
-    spread[:, :, :4] += dt * spread[:, :, 4:]
-    spread[:, _AXES, _AXES] += (POSITION_STD * side) ** 2 * (dt / _FRAME_S)
-    spread[:, _AXES + 4, _AXES + 4] += (VELOCITY_STD * side / _FRAME_S) ** 2 * (dt / _FRAME_S)
-    return later, spread
+@njit(cache=True, nogil=True)
+def correct(mean, covariance, measured):
+    """The track corrected by a measured centre x, centre y, width, height: K = P_:p / (P_pp + R), P -= K P_p:."""
+    width, height = side(mean, 0), side(mean, 1)
+    for axis in range(4):
+        noise = (POSITION_STD * (height if axis % 2 else width)) ** 2
+        position, both = covariance[_POSITION, axis], covariance[_BOTH, axis]
+        spread = position + noise
+        residual = (measured[axis] - mean[axis]) / spread
+        mean[axis] += position * residual
+        mean[4 + axis] += both * residual
+        covariance[_POSITION, axis] = position * noise / spread  # P - P^2 / (P + R), without the difference
+        covariance[_BOTH, axis] = both * noise / spread
+        covariance[_VELOCITY, axis] -= both * both / spread
 
 
-def update(mean: Means, covariance: Covariances, measured: NDArray[np.float64]) -> tuple[Means, Covariances]:
-    """The tracks corrected by one measured (N, 4) cxcywh each.
+@njit(cache=True, nogil=True)
+def observe_velocity(mean, covariance, axis, velocity, variance):
+    """The track corrected by a measured velocity (px/s) along one axis, with its variance (px^2/s^2)."""
+    both, speed = covariance[_BOTH, axis], covariance[_VELOCITY, axis]
+    spread = speed + variance
+    residual = (velocity - mean[4 + axis]) / spread
+    mean[axis] += both * residual
+    mean[4 + axis] += speed * residual
+    covariance[_POSITION, axis] -= both * both / spread
+    covariance[_BOTH, axis] -= both * speed / spread
+    covariance[_VELOCITY, axis] -= speed * speed / spread
 
-    S = P_pp + R, K = P_:p S^-1, mean += K (measured - mean_p), P -= K S K^T, with p the four measured components.
-    """
-    innovation = covariance[:, :4, :4].copy()  # S, (N, 4, 4)
-    innovation[:, _AXES, _AXES] += (POSITION_STD * _side(mean)) ** 2
-    gain_t = np.linalg.solve(innovation, covariance[:, :4, :])  # K^T, (N, 4, 8)
-    residual = measured - mean[:, :4]
-    corrected = mean + np.einsum("nij,ni->nj", gain_t, residual)
-    return corrected, covariance - covariance[:, :, :4] @ gain_t
+
+@njit(cache=True, nogil=True)
+def measure(measured, xyxy):
+    """Write centre x, centre y, width, height of corners into the first four of `measured`."""
+    measured[0], measured[1] = (xyxy[0] + xyxy[2]) / 2, (xyxy[1] + xyxy[3]) / 2
+    measured[2], measured[3] = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
 
 
-def _side(cxcywh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The box's side along each of the four components, at least 1 px: (N, 4) width, height, width, height."""
-    return np.maximum(cxcywh[:, [2, 3, 2, 3]], 1.0)
+@njit(cache=True, nogil=True)
+def corners(xyxy, mean):
+    """Write the corners of the first four of `mean` into `xyxy`; a negative side becomes 0."""
+    for axis in range(2):
+        half = max(mean[2 + axis], 0.0) / 2
+        xyxy[axis], xyxy[2 + axis] = mean[axis] - half, mean[axis] + half
