@@ -155,13 +155,13 @@ def test_a_network_runs_over_whole_sequences(sequences):
     for found, sequence in zip(result.sequences, sequences, strict=True):
         assert np.unique(found.detections.t).tolist() == sequence.labels.t.tolist()
         assert set(found.tracks.t.tolist()) <= set(sequence.labels.t.tolist())
-    again = run_sequence(detector, sequences[0], ByteTrackSettings(), 3)
+    again = run_sequence(detector, sequences[0], ByteTrackSettings(), EvaluationSettings(warm_up_steps=3))
     np.testing.assert_array_equal(again.detections.xyxy, result.sequences[0].detections.xyxy)
 
 
 def test_warm_up_sets_the_state(squares, gapped):
-    cold = run_sequence(loud_detector(), gapped, ByteTrackSettings(), 0)
-    warm = run_sequence(loud_detector(), gapped, ByteTrackSettings(), 2)
+    cold = run_sequence(loud_detector(), gapped, ByteTrackSettings(), EvaluationSettings(warm_up_steps=0))
+    warm = run_sequence(loud_detector(), gapped, ByteTrackSettings(), EvaluationSettings(warm_up_steps=2))
     first = SLICE_US * 3
     assert not np.allclose(cold.detections.at(first).score, warm.detections.at(first).score, atol=1e-4)
 

@@ -4,7 +4,7 @@ import re
 import resource
 from collections import Counter
 from html.parser import HTMLParser
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiketrack.boxes import Boxes
+from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import CheckpointError, RecordingError, SettingsError, SpiketrackError
-from spiketrack.evaluation import EvaluationResult
+from spiketrack.evaluation import EvaluationResult, SequenceResult
 from spiketrack.events import Events
+from spiketrack.history import EpochRecord, read_history, write_history
 from spiketrack.metrics import average_precision, tracking_scores
 from spiketrack.pipeline import Detector, TrackedStep
 from spiketrack.recordings import EventWriter, load_labels, open_recording, windows
@@ -25,8 +27,8 @@ from spiketrack.report import TrackOutput, format_scores, track_recording, write
 from spiketrack.report.charts import Plot, bars, short, ticks
 from spiketrack.report.statistics import BestMoments, BoundedSeries, RunStatistics, TrackTable
 from spiketrack.representations import InputSettings
+from spiketrack.streaming import Latency, StreamingResult
 from spiketrack.tracking import ByteTrackSettings
-from spiketrack.training import EpochRecord, read_history, write_history
 
 NAMES = ("car", "<b>bus & tram")
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "circle", "line", "rect", "path"}
@@ -358,10 +360,17 @@ def evaluation():
         [1, 2, 1, 2],
     )
     found = Boxes.of(labels.t[:3], labels.xyxy[:3], labels.class_id[:3], [0.9, 0.8, 0.7], [5, 6, 5])
-    pairs = [("one", labels, found), ("two", labels, found)]
-    sequences = [SimpleNamespace(sequence=SimpleNamespace(name=name)) for name, _, _ in pairs]
-    result = EvaluationResult(average_precision(pairs, names, "unfiltered"), tracking_scores(pairs, names), sequences)
-    return result, names
+    return evaluated({"one_day": (labels, found), "two_night": (labels, found)}, names), names
+
+
+def evaluated(pairs, names):
+    """The result of boxes that are detections and tracks at once: {name: (labels, found)}."""
+    sequences = [
+        SequenceResult(LabelledSequence(name, Path(f"{name}_td.h5"), 64, 48, labels, Counter()), found, found)
+        for name, (labels, found) in pairs.items()
+    ]
+    rows = [(name, *boxes) for name, boxes in pairs.items()]
+    return EvaluationResult(average_precision(rows, names, "unfiltered"), tracking_scores(rows, names), sequences)
 
 
 def refuse(constant):
@@ -389,18 +398,95 @@ def test_metrics_json_holds_every_number(tmp_path):
     assert tracking["per_class"]["car"]["hota"] == 1
     assert tracking["per_class"]["bus"]["mota"] == 0.5
     assert tracking["class_average"]["mota"] == 0.75
-    assert tracking["per_sequence"]["two"]["fn"] == 1
+    assert tracking["per_sequence"]["two_night"]["fn"] == 1
     assert tracking["per_class"]["tram"] is None
     assert len(tracking["class_average"]["hota_by_alpha"]) == 19
     assert values["facts"] == {"Weights": str(tmp_path / "best.pt"), "steps": 3, "share": None}
-    assert values["sequences"] == ["one", "two"]
+    assert values["sequences"] == ["one_day", "two_night"]
+
+
+def test_metrics_json_tells_scores_apart(tmp_path):
+    result, names = evaluation()
+    write_evaluation(tmp_path, result, names, title="Test")
+    values = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    detection, tracking = values["detection"], values["tracking"]
+    errors = detection["errors"]
+    assert (errors["total"]["detections"], errors["total"]["right"], errors["total"]["missed"]) == (6, 6, 2)
+    assert errors["ap50"] == pytest.approx(detection["ap50"])
+    assert errors["ap50_gain"]["missed"] == pytest.approx(1 - detection["ap50"])
+    assert detection["confusion"]["counts"] == [[4, 0, 0, 0], [0, 2, 0, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert detection["by_size"]["small"]["ap50"] == pytest.approx(detection["ap50"])
+    assert detection["by_size"]["large"] == {
+        "sides": [96.0, 100000.0],
+        "labels": 0,
+        "ap": None,
+        "ap50": None,
+        "recall": None,
+        "recall50": None,
+    }
+    sides = detection["recall_by_side"]
+    assert sides["edges"] == [0, 8, 16, 32, 64, 128, None]
+    assert (sides["labels"]["car"], sides["found"]["bus"]) == ([0, 4, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0])
+    assert detection["curves"]["car"] == {"score": pytest.approx([0.9, 0.7]), "precision": [1, 1], "recall": [0.5, 1]}
+    assert detection["curves"]["tram"] is None
+    assert detection["per_sequence"]["one_day"]["ap50"] == pytest.approx(detection["ap50"])
+    assert values["light"] == {"one_day": "day", "two_night": "night"}
+    assert list(values["by_light"]) == ["day", "night"]
+    night = values["by_light"]["night"]
+    assert night["sequences"] == ["two_night"]
+    assert night["detection"]["per_class"]["bus"]["recall"] == 0.5
+    assert night["tracking"]["class_average"]["mota"] == 0.75
+    bus = tracking["timelines"]["one_day"][1]
+    assert (bus["label_id"], bus["class_id"], bus["switches"]) == (2, 1, 0)
+    assert bus["spans"] == [
+        {"track_id": 6, "first_us": 0, "last_us": 0, "times": 1},
+        {"track_id": -1, "first_us": 1000, "last_us": 1000, "times": 1},
+    ]
+    assert tracking["strays"]["one_day"] == []
+    assert "latency" not in values
+
+
+def test_a_sequence_without_labels_has_no_scores(tmp_path):
+    labels = Boxes.of([0], [[0, 0, 10, 10]], [0], None, [1])
+    result = evaluated({"one": (labels, labels), "bare": (Boxes.empty(), Boxes.empty())}, ("car",))
+    words, _ = read_page(write_evaluation(tmp_path, result, ("car",), title="Bare"))
+    values = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert values["detection"]["per_sequence"]["bare"] is None
+    assert values["tracking"]["timelines"]["bare"] == []
+    assert values["by_light"]["unknown"]["detection"]["ap50"] == pytest.approx(1)
+    assert "bare (unknown) - - -" in words
+    assert "Light" not in words
+
+
+def test_latency_of_a_streaming_evaluation(tmp_path):
+    result, names = evaluation()
+    stations = 1e-3 * np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 14]])
+    latency = Latency(stations, np.array([0, 0.005, 0.010]), 20_000, "cpu, 1 threads")
+    streaming = StreamingResult(result.detection, result.tracking, result.sequences, latency)
+    words, tags = read_page(write_evaluation(tmp_path, streaming, names, title="Streaming"))
+    assert "3 steps of 20 ms, one at a time, on cpu, 1 threads: 1.50x real time." in words
+    assert "network 2.00 2.00 2.00 2.00 2.00" in words
+    assert "all stations 13.33 10.00 19.00 19.80 20.00" in words
+    assert tags["svg"] == 10
+    values = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)["latency"]
+    assert (values["steps"], values["slice_us"], values["real_time_factor"]) == (3, 20_000, pytest.approx(1.5))
+    assert values["ms"]["track"] == pytest.approx({"mean": 22 / 3, "p50": 4, "p95": 13, "p99": 13.8, "max": 14})
+    assert values["ms"]["delay"]["max"] == pytest.approx(30)
+    slow = StreamingResult(
+        result.detection, result.tracking, result.sequences, Latency(3 * stations, latency.waited, 20_000, "cpu")
+    )
+    assert "The steps pile up" in read_page(write_evaluation(tmp_path, slow, names, title="Slow"))[0]
+    still = StreamingResult(
+        result.detection, result.tracking, result.sequences, Latency(stations[:0], np.empty(0), 20_000, "cpu")
+    )
+    assert "No step was run" in read_page(write_evaluation(tmp_path, still, names, title="Still"))[0]
 
 
 def test_evaluation_page(tmp_path):
     result, names = evaluation()
     history = [
-        EpochRecord(1, 3.0, 1.0, 1.0, 1.0, 5.0, 1e-3, None, None),
-        EpochRecord(2, 2.0, 0.5, 0.5, 1.0, 6.0, 1e-3, 0.25, 0.5),
+        EpochRecord(1, 3.0, 1.0, 1.0, 5.0, 1e-3, None, None, dfl=1.0),
+        EpochRecord(2, 2.0, 0.5, 0.5, 6.0, 1e-3, 0.25, 0.5, dfl=1.0),
     ]
     path = write_evaluation(
         tmp_path, result, names, title="Shapes <test>", history=history, facts={"Weights": "best.pt"}
@@ -410,21 +496,24 @@ def test_evaluation_page(tmp_path):
     assert "8 labels at 4 times in 2 sequences" in words
     assert "bus 0.505 0.505 0.505 1.000 0.500 0.667 4 2" in words
     assert "tram - - -" in words
-    assert "bus 0.500 0.500 0.500 0.500 0.667 0 0 0 0" in words
+    assert "bus 0.500 0.500 0.500 0.500 1.000 0.667 0 0 0 0" in words
     assert "best.pt" in words
-    assert tags["svg"] == 6
+    assert "bus 2 2 0 0 0 0 0 4 2 0 2" in words  # errors: detections, right, five kinds, labels, found, nearly, missed
+    assert "day (1) 0.752 0.752 0.752" in words
+    assert "two_night (night)" in words
+    assert "One bar for each labelled object" in words
+    assert tags["svg"] == 11
+    assert "loss box classes dfl" in words
+    assert "dfl track" not in words  # a term that this loss has not
     without, tags = read_page(write_evaluation(tmp_path, result, names, title="Again"))
-    assert tags["svg"] == 4
+    assert tags["svg"] == 9
     assert "Training" not in without
 
 
 def test_no_detection_at_all_still_gives_a_report(tmp_path):
-    result, names = evaluation()
+    names = NAMES
     labels = Boxes.of([0], [[0, 0, 10, 10]], [0], None, [1])
-    pairs = [("one", labels, Boxes.empty())]
-    empty = EvaluationResult(
-        average_precision(pairs, names, "unfiltered"), tracking_scores(pairs, names), result.sequences[:1]
-    )
+    empty = evaluated({"one": (labels, Boxes.empty())}, names)
     words, _ = read_page(write_evaluation(tmp_path, empty, names, title="Nothing"))
     assert "No detection at any of the 1 label times" in words
     assert "none: there is no detection" in words
@@ -445,8 +534,8 @@ def test_scores_for_a_terminal():
     ]
     assert lines[6] == "precision, recall and F1 at IoU 0.5 and score 0.700"
     assert lines[8] == "tracking, 4 label times"
-    assert lines[9].split() == ["class", "HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "Frag", "MT", "ML"]
-    assert lines[10].split() == ["car", "1.000", "1.000", "1.000", "1.000", "1.000", "0", "0", "2", "0"]
+    assert lines[9].split() == ["class", "HOTA", "DetA", "AssA", "MOTA", "MOTP", "IDF1", "IDSW", "Frag", "MT", "ML"]
+    assert lines[10].split() == ["car", *(6 * ["1.000"]), "0", "0", "2", "0"]
 
 
 def test_history_round_trip(tmp_path):

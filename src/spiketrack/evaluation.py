@@ -7,7 +7,7 @@ that is known to be empty is a label time too: what is found there is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.metrics import DetectionScores, TrackingScores, average_precision, protocol_named, tracking_scores
-from spiketrack.pipeline import Detector, track
-from spiketrack.tracking import ByteTrack, ByteTrackSettings
+from spiketrack.pipeline import Detector, Step, track
+from spiketrack.tracking import TrackerSettings, build_tracker
 
 
 class EvaluationSettings(BaseModel):
@@ -26,6 +26,9 @@ class EvaluationSettings(BaseModel):
 
     protocol: str = Field("unfiltered", description="which boxes count: see docs/evaluation.md for the names")
     warm_up_steps: int = Field(10, ge=0, description="time steps before the first label that set the state")
+    reset_every: int | None = Field(
+        None, ge=1, description="time steps after which the state is forgotten; null carries it over the recording"
+    )
 
     @field_validator("protocol")
     @classmethod
@@ -55,7 +58,7 @@ def evaluate(
     detector: Detector,
     sequences: Sequence[LabelledSequence],
     settings: EvaluationSettings,
-    tracking: ByteTrackSettings,
+    tracking: TrackerSettings,
     on_sequence: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> EvaluationResult:
     """Run detector and tracker over all sequences and score them.
@@ -65,7 +68,7 @@ def evaluate(
     detector.model.eval()
     results = []
     for done, sequence in enumerate(sequences, start=1):
-        results.append(run_sequence(detector, sequence, tracking, settings.warm_up_steps))
+        results.append(run_sequence(detector, sequence, tracking, settings))
         on_sequence(done, len(sequences), sequence.name)
     found = [(r.sequence.name, r.sequence.labels, r.detections) for r in results]
     tracked = [(r.sequence.name, r.sequence.labels, r.tracks) for r in results]
@@ -76,19 +79,31 @@ def evaluate(
 
 
 def run_sequence(
-    detector: Detector, sequence: LabelledSequence, tracking: ByteTrackSettings, warm_up_steps: int
+    detector: Detector, sequence: LabelledSequence, tracking: TrackerSettings, settings: EvaluationSettings
 ) -> SequenceResult:
     """Detections and tracks of one sequence at its label times."""
-    slice_us = detector.input.slice_us
-    anchor, labelled, times = sequence.steps(slice_us)
+    _, labelled, times = sequence.steps(detector.input.slice_us)
     time_of_step = dict(zip(labelled.tolist(), times.tolist(), strict=True))
-    earliest = int(labelled[0])  # -1 where the first label is earlier than one slice
-    first = min(earliest, max(0, earliest - warm_up_steps))
-    start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
     detections, tracks = [], []
-    steps = track(detector.detect(sequence.open(), start_us=start, end_us=end), ByteTrack(tracking))
-    for step, result in enumerate(steps, start=first):
+    first, steps = steps_of(detector, sequence, settings)
+    for step, result in enumerate(track(steps, build_tracker(tracking)), start=first):
         if step in time_of_step:
             detections.append(result.detections.at_time(time_of_step[step]))
             tracks.append(result.tracks.at_time(time_of_step[step]))
     return SequenceResult(sequence, Boxes.concatenate(detections), Boxes.concatenate(tracks))
+
+
+def steps_of(
+    detector: Detector, sequence: LabelledSequence, settings: EvaluationSettings, **options: int
+) -> tuple[int, Iterator[Step]]:
+    """The steps that an evaluation runs, from the warm-up to the last label time, and the number of the first.
+
+    options: more of `Detector.detect`.
+    """
+    slice_us = detector.input.slice_us
+    anchor, labelled, _ = sequence.steps(slice_us)
+    earliest = int(labelled[0])  # -1 where the first label is earlier than one slice
+    first = min(earliest, max(0, earliest - settings.warm_up_steps))
+    start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
+    reset = {} if settings.reset_every is None else {"reset_every": settings.reset_every}
+    return first, detector.detect(sequence.open(), start_us=start, end_us=end, **reset, **options)

@@ -6,6 +6,7 @@ import pytest
 from spiketrack.boxes import Boxes
 from spiketrack.errors import SettingsError
 from spiketrack.metrics import PROTOCOLS, Protocol, counted, label_period_us, protocol_named
+from spiketrack.metrics.protocols import counted_labels
 
 
 def sized(widths_heights: list[tuple[float, float]], t: int = 600_000) -> Boxes:
@@ -32,6 +33,18 @@ def test_skip_is_strict_and_none_keeps_time_zero(skip_us: int | None, times: lis
 def test_unfiltered_keeps_everything_even_without_area() -> None:
     boxes = sized([(0, 0), (1, 1)], t=0)
     assert len(counted(boxes, PROTOCOLS["unfiltered"])) == 2
+
+
+def test_rvt_keeps_labels_on_a_grid_of_4_hz() -> None:
+    # too early; the first; 1.5 ms off a grid point, yet kept, and what the next is measured from; 3 ms off; between
+    times = [50_000, 350_000, 601_500, 851_500, 1_104_500, 1_200_000, 1_351_500]
+    boxes = Boxes.of(times, np.tile([0, 0, 50, 50], (7, 1)), 0)
+    kept = [601_500, 851_500, 1_351_500]  # t > 0.5 s; 350,000 was the beginning of the grid all the same
+    assert counted_labels(boxes, PROTOCOLS["rvt-gen1"]).t.tolist() == kept
+    assert counted_labels(boxes, PROTOCOLS["prophesee-gen1"]).t.tolist() == times[2:]
+    small = Boxes.of([150_000, 700_000, 950_000], [[0, 0, 9, 99], [0, 0, 50, 50], [0, 0, 50, 50]], 0)
+    assert counted_labels(small, PROTOCOLS["rvt-gen1"]).t.tolist() == [700_000, 950_000]
+    assert len(counted_labels(Boxes.empty(), PROTOCOLS["rvt-gen1"])) == 0
 
 
 def test_no_boxes_stay_no_boxes() -> None:

@@ -18,6 +18,8 @@ from spiketrack.errors import LabelError, SettingsError, SpiketrackError
 
 NamedPair = tuple[str, Boxes, Boxes]
 
+_GRID_START_US, _GRID_JITTER_US = 100_000, 2_000
+
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
@@ -25,7 +27,8 @@ class Protocol:
 
     A box counts if w*w + h*h >= min_diagonal**2, w >= min_side and h >= min_side (sensor pixels), and t > skip_us
     (microseconds from the start of the recording; None keeps every time). Detections of a label time ts are those
-    with ts - tolerance_us <= t <= ts + tolerance_us; None means exactly at ts.
+    with ts - tolerance_us <= t <= ts + tolerance_us; None means exactly at ts. grid_us: the grid of times on which
+    labels count, see `counted_labels`; None takes all.
     """
 
     name: str
@@ -33,9 +36,10 @@ class Protocol:
     min_side: float = 0.0
     skip_us: int | None = None
     tolerance_us: int | None = None
+    grid_us: int | None = None
 
     def __post_init__(self) -> None:
-        for field in ("min_diagonal", "min_side", "skip_us", "tolerance_us"):
+        for field in ("min_diagonal", "min_side", "skip_us", "tolerance_us", "grid_us"):
             value = getattr(self, field)
             if value is not None and not value >= 0:
                 raise SettingsError(f"protocol {self.name!r}: {field} must not be negative, got {value}")
@@ -44,7 +48,8 @@ class Protocol:
         skip = "no skip" if self.skip_us is None else f"t > {self.skip_us} us"
         return (
             f"{self.name} (diagonal >= {self.min_diagonal:g} px, sides >= {self.min_side:g} px, {skip}, "
-            f"detections within {self.tolerance_us or 0} us of a label time)"
+            f"detections within {self.tolerance_us or 0} us of a label time"
+            + (f", labels every {self.grid_us} us)" if self.grid_us else ")")
         )
 
 
@@ -52,6 +57,7 @@ PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol("prophesee-gen1", min_diagonal=30, min_side=10, skip_us=500_000),
+        Protocol("rvt-gen1", min_diagonal=30, min_side=10, skip_us=500_000, grid_us=250_000),
         Protocol("prophesee-1mpx", min_diagonal=60, min_side=20, skip_us=500_000),
         # labels of 1Mpx and eTraM halved to 640 x 360
         Protocol("prophesee-etram", min_diagonal=30, min_side=10, skip_us=500_000),
@@ -76,6 +82,23 @@ def counted(boxes: Boxes, protocol: Protocol) -> Boxes:
     if protocol.skip_us is not None:
         keep &= boxes.t > protocol.skip_us
     return boxes[keep]
+
+
+def counted_labels(labels: Boxes, protocol: Protocol) -> Boxes:
+    """The labels that count: `counted`, of times on the protocol's grid.
+
+    The grid begins at the first time from 100 ms on that has a label of sufficient size, and each further time is kept
+    that lies within 2 ms of a whole number of grid_us after the last one kept, as RVT prepares its data.
+    """
+    if protocol.grid_us is None:
+        return counted(labels, protocol)
+    times = np.unique(counted(labels, replace(protocol, skip_us=None)).t)
+    kept: list[int] = []
+    for time in times[times >= _GRID_START_US].tolist():
+        steps = round((time - kept[-1]) / protocol.grid_us) if kept else 0
+        if not kept or (steps and abs(time - kept[-1] - steps * protocol.grid_us) <= _GRID_JITTER_US):
+            kept.append(time)
+    return counted(labels[np.isin(labels.t, kept)], protocol)
 
 
 def label_period_us(labels: Boxes) -> int | None:

@@ -5,8 +5,9 @@ Station: the end of the way of the data. Tracked steps become MOTChallenge text,
 its name when it is complete, and every page is one HTML file that needs nothing beside it.
 """
 
-from spiketrack.report.evaluation import format_scores, write_evaluation
+from spiketrack.report.evaluation import write_evaluation
 from spiketrack.report.mot import MotWriter
+from spiketrack.report.score_tables import format_scores
 from spiketrack.report.tracking import TrackOutput, track_recording
 
 __all__ = ["MotWriter", "TrackOutput", "format_scores", "track_recording", "write_evaluation"]

@@ -26,7 +26,7 @@ from spiketrack.replacing import make_folder, write_whole
 from spiketrack.report.mot import MotWriter
 from spiketrack.report.statistics import BestMoments, RunStatistics
 from spiketrack.report.track_page import counted, track_page
-from spiketrack.tracking import ByteTrack, ByteTrackSettings
+from spiketrack.tracking import TrackerSettings, build_tracker
 
 MOMENTS = 9
 
@@ -156,7 +156,7 @@ def speed(statistics: RunStatistics, computing_s: float) -> str:
 def track_recording(
     recording: Recording,
     detector: Detector,
-    tracking: ByteTrackSettings,
+    tracking: TrackerSettings,
     folder: str | Path,
     *,
     weights: str,
@@ -180,12 +180,12 @@ def track_recording(
     height, width = detector.input.size(recording.height, recording.width)
     run = {
         "Weights": weights,
-        "Network": f"SpikeYOLO-{detector.model.settings.scale}, input {width} x {height} pixels",
+        "Network": f"{detector.name}, input {width} x {height} pixels",
         "Time step": f"{slice_us / 1000:g} ms, {detector.input.representation} of {detector.input.bins} bins",
-        "Tracker": f"ByteTrack, tracks end {tracking.lost_us / 1e6:g} s after their last detection",
+        "Tracker": f"{tracking.method}, tracks end {tracking.lost_us / 1e6:g} s after their last detection",
     }
     with TrackOutput(folder, recording, detector.class_names, video=video, run=run) as output:
-        steps = track(detector.detect(recording, start_us=start_us, end_us=end_us), ByteTrack(tracking))
+        steps = track(detector.detect(recording, start_us=start_us, end_us=end_us), build_tracker(tracking))
         for done, step in enumerate(steps, start=1):
             output.append(step)
             on_step(done, total, recording.path.name)
