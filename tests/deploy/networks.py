@@ -34,3 +34,12 @@ def randomise_norms(network: nn.Module, seed: int) -> None:
                 norm.bias.uniform_(-0.1, 0.5, generator=generator)
                 norm.running_mean.uniform_(-1, 1, generator=generator)
                 norm.running_var.uniform_(0.5, 2, generator=generator)
+
+
+def settled(network: nn.Module, x: Tensor) -> nn.Module:
+    """The network in evaluation mode with random norms, after passes whose statistics let its neurons fire."""
+    randomise_norms(network, 1)
+    with torch.no_grad():
+        for _ in range(12):  # a layer's statistics settle when those before it have
+            network(x)
+    return network.eval()

@@ -9,7 +9,7 @@ import yaml
 from loud_detector import loud_detector
 from moving_squares import SLICE_US
 
-from spiketrack import deploy
+from spiketrack import binary_spikes
 from spiketrack.cli import main
 from spiketrack.deploy import unroll
 from spiketrack.detector.checkpoint import save_checkpoint
@@ -60,7 +60,7 @@ def test_detections_that_differ_are_not_counted_as_equal(evaluated, monkeypatch)
         unrolled.head.classes[0].last.conv.weight *= 1.1
         return unrolled
 
-    monkeypatch.setattr(deploy, "unroll", wrong)
+    monkeypatch.setattr(binary_spikes, "unroll", wrong)
     out, _ = evaluated("--spikes", "binary")
     equal, total = equal_detections(out)
     assert equal < total

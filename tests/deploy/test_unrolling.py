@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from networks import events, lively_network
 from torch import nn
 
-from spiketrack.deploy import fold, thermometer, unroll
-from spiketrack.deploy.folding import NeuronConv
+from spiketrack.deploy import fuse, thermometer, unroll
+from spiketrack.deploy.fusing import NeuronConv
 from spiketrack.deploy.unrolling import BinaryConv
 from spiketrack.detector import spikeyolo
 from spiketrack.spiking import ILIF, ILIFSettings, StateFlow
@@ -212,9 +212,9 @@ def test_the_network_given_stays_as_it_is_and_no_gradient_is_asked_for(thin):
     assert not any(p.requires_grad for p in unrolled.parameters())
     with torch.no_grad():
         assert torch.equal(unroll(unrolled)(events(2))[0].features, unrolled(events(2))[0].features)
-    folded = fold(network)
-    biased = [module for module in folded.modules() if isinstance(module, NeuronConv)]
-    unroll(folded)
+    fused = fuse(network)
+    biased = [module for module in fused.modules() if isinstance(module, NeuronConv)]
+    unroll(fused)
     assert all(module.conv.bias is not None for module in biased)
 
 

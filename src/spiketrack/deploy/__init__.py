@@ -1,6 +1,6 @@
-"""Deploy: a trained network in the forms that hardware wants: folded, and with binary spikes."""
+"""Deploy: a trained network in the forms that inference and hardware want: fused, and with binary spikes."""
 
-from spiketrack.deploy.folding import fold
+from spiketrack.deploy.fusing import fuse
 from spiketrack.deploy.unrolling import thermometer, unroll
 
-__all__ = ["fold", "thermometer", "unroll"]
+__all__ = ["fuse", "thermometer", "unroll"]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from spiketrack.deploy.folding import NeuronConv, fold, replace_modules
+from spiketrack.deploy.fusing import NeuronConv, fuse, replace_modules
 from spiketrack.spiking import ILIF, StateFlow
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -63,7 +63,7 @@ class BinaryConv(nn.Module):
 
 @torch.no_grad()
 def unroll(network: Network, dtype: torch.dtype | None = torch.float64) -> Network:
-    """The network, folded, with binary spikes between its layers; for inference only.
+    """The network, fused, with binary spikes between its layers; for inference only.
 
     Its state and its predictions are those of the integer network, for every time step. dtype: of weights, currents,
     state and predictions; None: as the network's. Sums in another order differ by rounding, and the neurons round to
@@ -71,7 +71,7 @@ def unroll(network: Network, dtype: torch.dtype | None = torch.float64) -> Netwo
     it amplify. In float64 that has not been seen (docs/deploy.md). The argument stays as it is; what is unrolled
     already is only copied. Raises ValueError where neurons are not part of a known layer.
     """
-    unrolled = fold(network, dtype)
+    unrolled = fuse(network, dtype)
     replace_modules(unrolled, _unroll_layer)
     for name, module in unrolled.named_modules():
         if isinstance(module, ILIF):

@@ -1,4 +1,4 @@
-"""Folding: every layer against itself in float64, at borders too, and whole networks."""
+"""Fusing: every layer against itself in float64, at borders too, and whole networks."""
 
 import copy
 
@@ -7,8 +7,8 @@ import torch
 from networks import events, lively_network, randomise_norms
 from torch import nn
 
-from spiketrack.deploy import fold
-from spiketrack.deploy.folding import NeuronConv, kernel_of_sep_rep
+from spiketrack.deploy import fuse
+from spiketrack.deploy.fusing import NeuronConv, kernel_of_sep_rep
 from spiketrack.spiking import ILIF, ILIFSettings, StateFlow
 from spiketrack.spiking.layers import (
     AllConvBlock,
@@ -42,19 +42,19 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_folded_layer_equals_itself(name):
+def test_a_fused_layer_equals_itself(name):
     torch.manual_seed(0)
     net = Net(LAYERS[name]()).double()
     randomise_norms(net, 1)
     net.eval()
-    folded = fold(net)
-    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    fused = fuse(net)
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(
-        type(m) is not ILIF or type(parent) is NeuronConv for parent in folded.modules() for m in parent.children()
+        type(m) is not ILIF or type(parent) is NeuronConv for parent in fused.modules() for m in parent.children()
     )
     x = 2 * torch.randn(6, 4, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.5
     with torch.no_grad():
-        ours, expected = (n.layer(x, StateFlow(3, None)) for n in (folded, net))
+        ours, expected = (n.layer(x, StateFlow(3, None)) for n in (fused, net))
     assert expected.std() > 0.1
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
@@ -78,10 +78,10 @@ def test_the_network_given_stays_as_it_is():
     net = lively_network("p", NEURON).train()
     before = copy.deepcopy(net.state_dict())
     names = [type(module) for module in net.modules()]
-    folded = fold(net, torch.float64)
+    fused = fuse(net, torch.float64)
     with torch.no_grad():
-        folded(events(2))
-        for parameter in folded.parameters():
+        fused(events(2))
+        for parameter in fused.parameters():
             parameter.zero_()
     assert net.training
     assert [type(module) for module in net.modules()] == names
@@ -89,21 +89,21 @@ def test_the_network_given_stays_as_it_is():
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_a_folded_network_predicts_the_same_and_folds_only_once():
+def test_a_fused_network_predicts_the_same_and_fuses_only_once():
     net = lively_network("p", ILIFSettings())
-    folded = fold(net, torch.float64)
-    again = fold(folded)
+    fused = fuse(net, torch.float64)
+    again = fuse(fused)
     with torch.no_grad():
         expected, end = net.double()(events(3).double())
-        for network in (folded, again):
+        for network in (fused, again):
             predictions, state = network(events(3))
             torch.testing.assert_close(predictions.features, expected.features, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(state, end, rtol=1e-9, atol=1e-9)
     # dense 3x3 kernels are larger than their factors; the norms are gone
-    assert {p.dtype for p in folded.parameters()} == {torch.float64}
-    assert {p.dtype for p in fold(lively_network("p", NEURON)).parameters()} == {torch.float32}
+    assert {p.dtype for p in fused.parameters()} == {torch.float64}
+    assert {p.dtype for p in fuse(lively_network("p", NEURON)).parameters()} == {torch.float32}
 
 
 def test_an_unknown_batch_norm_is_named():
-    with pytest.raises(ValueError, match=r"fold: layer\.1 is a batch norm of no known layer; known are AllConvBlock, "):
-        fold(Net(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))))
+    with pytest.raises(ValueError, match=r"fuse: layer\.1 is a batch norm of no known layer; known are AllConvBlock, "):
+        fuse(Net(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))))
