@@ -24,7 +24,10 @@ from spiketrack.experiment import load_experiment
 from spiketrack.recordings import create_recording, open_recording
 from spiketrack.training import Trainer
 
-COMMANDS = {"info", "convert", "filter", "simulate", "compose", "models", "settings", "train", "evaluate", "track"}
+COMMANDS = {
+    *("info", "convert", "filter", "simulate", "compose", "models", "settings", "train", "evaluate", "track"),
+    *("classify", "efficiency"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 A golden list holds the first losses of a tiny run; a change that is not about computation must reproduce it.
 """
 
+import copy
 import json
 import math
 import os
@@ -20,15 +21,19 @@ from moving_squares import CLASS_NAMES, SLICE_US
 from spiketrack.datasets.augment import AugmentSettings
 from spiketrack.datasets.etram import find_sequences
 from spiketrack.datasets.sequences import TrainingSamples
+from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings
+from spiketrack.optimizing import learning_rate, make_optimizer, update_average
 from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
-from spiketrack.training import Trainer, TrainingSettings, learning_rate, make_optimizer, stop_requested, update_average
+from spiketrack.stopping import stop_requested
+from spiketrack.training import Trainer, TrainingSettings
 
+PLAIN = AugmentSettings()
 STRONG = AugmentSettings(flip=0.5, zoom=0.2, translate=0.1, drop=0.2)
 
 
@@ -387,3 +392,144 @@ def test_outside_the_main_thread_nothing_is_asked():
     thread.start()
     thread.join()
     assert answers == [False]
+
+
+def carried_trainer(root, run_dir, **settings):
+    """A run whose state is carried through the recordings, two streams side by side."""
+    torch.manual_seed(0)
+    input = InputSettings(slice_us=SLICE_US)
+    training = TrainingSettings.model_validate(
+        {"epochs": 2, "batch_size": 2, "steps": 2, "checkpoint_every": 2, "validate_every": 2, "state": "carried"}
+        | settings
+    )
+    samples = StreamSamples(
+        find_sequences(root, "train", CLASS_NAMES)[:2], input, PLAIN, steps=training.steps, batch_size=2, seed=0
+    )
+    detector = Detector.build(ModelSettings(), input, DecodeSettings(), CLASS_NAMES)
+    validation = find_sequences(root, "val", CLASS_NAMES)
+    return Trainer(detector, samples, validation, training, EvaluationSettings(warm_up_steps=2), Path(run_dir))
+
+
+def test_windows_with_the_state_handed_on_cost_what_the_whole_costs(squares, tmp_path):
+    """Chunk equivalence of the loss: norms in evaluation mode, as batch statistics are of one window."""
+    trainer = carried_trainer(squares, tmp_path)
+    model, windows = trainer.model.eval(), trainer.samples.epoch(0)
+    batches = [next(windows) for _ in range(3)]
+    assert not batches[1].fresh.any()
+    costs, state = [], None
+    with torch.no_grad():
+        for batch in batches:
+            predictions, state = model(batch.events.float(), state)
+            costs += [float(trainer.loss(predictions, batch.labels, batch.labelled).total)]
+        whole, _ = model(torch.cat([batch.events for batch in batches]).float())
+        for i, batch in enumerate(batches):
+            part = whole._replace(features=whole.features[2 * i : 2 * i + 2])
+            assert float(trainer.loss(part, batch.labels, batch.labelled).total) == pytest.approx(costs[i], rel=1e-5)
+
+
+def test_only_the_stream_that_begins_anew_forgets(squares, tmp_path):
+    trainer = carried_trainer(squares, tmp_path)
+    batch = next(trainer.samples.epoch(0))
+    trainer._step(batch)
+    kept = trainer._state_for(batch._replace(fresh=torch.tensor([False, True])))
+    assert any(tensor.any() for tensor in kept)
+    for before, after in zip(trainer.state, kept, strict=True):
+        assert torch.equal(before[0], after[0])
+        assert not after[1].any()
+
+
+def test_a_carried_run_that_was_stopped_goes_on_to_the_same_result(squares, tmp_path):
+    whole = carried_trainer(squares, tmp_path / "whole")
+    losses = losses_of(whole)
+    first = carried_trainer(squares, tmp_path / "cut")
+
+    def ask(progress):
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told = []
+    assert not first.run(lambda progress: (told.append(progress.loss), ask(progress)))
+    second = carried_trainer(squares, tmp_path / "cut")
+    second.resume()
+    assert second.state is not None
+    assert told + losses_of(second) == losses
+    assert_same(dict(second.model.state_dict()), dict(whole.model.state_dict()))
+
+
+@pytest.mark.parametrize("detach", ["window", "label"])
+def test_gradients_reach_back_as_far_as_they_are_let(squares, tmp_path, detach):
+    """A window without labels before one with labels: only detach label lets the loss reach its input."""
+    trainer = carried_trainer(squares, tmp_path, detach=detach)
+    batch = next(trainer.samples.epoch(0))
+    nothing = batch._replace(labelled=torch.zeros_like(batch.labelled))
+    trainer._step(nothing)
+    assert trainer.state is not None
+    assert all(tensor.requires_grad == (detach == "label") for tensor in trainer.state)
+    trainer._step(batch)
+    assert not any(tensor.requires_grad for tensor in trainer.state)
+
+
+def test_no_more_windows_than_allowed_stay_in_the_graph(squares, tmp_path):
+    trainer = carried_trainer(squares, tmp_path, detach="label", detach_after=2)
+    batch = next(trainer.samples.epoch(0))
+    nothing = batch._replace(labelled=torch.zeros_like(batch.labelled))
+    deep = []
+    for _ in range(4):
+        trainer._step(nothing)
+        deep.append(trainer.state[0].requires_grad)
+    assert deep == [True, True, False, True]
+
+
+def test_accumulated_gradients_update_once(squares, tmp_path):
+    """Two steps of a group move the weights as one step on the mean of their losses."""
+    trainer = make_trainer(squares, tmp_path, accumulate=2, augment=PLAIN)
+    before = copy.deepcopy(trainer.model.state_dict())
+    batches = list(trainer.samples.epoch(0))[:2]
+    trainer._step(batches[0])
+    trainer.batch, trainer.step = 1, 1
+    assert torch.equal(before["stem.conv.weight"], trainer.model.state_dict()["stem.conv.weight"])
+    first = trainer.model.stem.conv.weight.grad.clone()
+    trainer._step(batches[1])
+    assert not torch.equal(before["stem.conv.weight"], trainer.model.state_dict()["stem.conv.weight"])
+    assert not torch.equal(first, trainer.model.stem.conv.weight.grad)
+
+
+def test_a_stop_waits_for_the_end_of_a_group(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, accumulate=3)
+
+    def ask(progress):
+        if progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not trainer.run(ask)
+    assert trainer.step == 3
+    assert load_checkpoint(tmp_path / "last.pt")["run"]["place"] == [0, 3, 3]
+
+
+def test_float16_scales_the_loss_and_trains(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, precision="float16", epochs=1, validate_every=1)
+    losses = losses_of(trainer)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert trainer.scaler.is_enabled()
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+
+
+def test_patience_ends_a_run_that_does_not_get_better(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, epochs=6, validate_every=1, patience=2, learning_rate=1e-9)
+    assert trainer.run()
+    assert len(trainer.history) == 3  # the first is the best; then two that are not better
+    assert trainer.finished
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        # step: 4 epochs of 10 steps, halved every 2
+        ({"schedule": "step", "decay_every": 2, "decay": 0.5, "epochs": 4}, {0: 1.0, 19: 1.0, 20: 0.5, 39: 0.5}),
+        # cyclic: 1 to 3 in the first 12 of 40 steps, down to 0.1
+        ({"schedule": "cyclic", "max_rate": 3.0, "final_rate": 0.1}, {0: 1.0, 6: 2.0, 12: 3.0, 26: 1.55, 40: 0.1}),
+    ],
+)
+def test_other_schedules_by_hand(schedule, rates):
+    settings = TrainingSettings.model_validate({"learning_rate": 1.0, "warm_up": 0.0, **schedule})
+    assert {step: pytest.approx(learning_rate(settings, step, 40)) for step in rates} == rates

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,14 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spiketrack.datasets.etram import find_sequences, read_class_names
 from spiketrack.datasets.sequences import DataSettings, TrainingSamples
+from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.decode import DecodeSettings
+from spiketrack.detector.families import DEFAULT_FAMILY, family_named
 from spiketrack.detector.spikeyolo import ModelSettings
+from spiketrack.detector.spikeyolo_tracker import TrackerModelSettings
+from spiketrack.detector.ssd import SSDSettings
+from spiketrack.detector.ssd_decode import SSDDecodeSettings
+from spiketrack.detector.ssd_loss import SSDLossSettings
+from spiketrack.detector.track_loss import TrackLossSettings
 from spiketrack.errors import SettingsError
 from spiketrack.evaluation import EvaluationResult, EvaluationSettings, evaluate
 from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
 from spiketrack.settings import load_settings
-from spiketrack.tracking import ByteTrackSettings
+from spiketrack.streaming import evaluate_streaming
+from spiketrack.tracking import AnyTrackerSettings, ByteTrackSettings
 from spiketrack.training import Trainer, TrainingSettings
 
 
@@ -39,12 +48,60 @@ class Experiment(BaseModel):
     decoding: DecodeSettings = Field(DecodeSettings(), description="from predictions to detections")
     training: TrainingSettings = Field(TrainingSettings(), description="how to train")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="by which rules to count")
-    tracking: ByteTrackSettings = Field(ByteTrackSettings(), description="from detections to tracks")
+    tracking: AnyTrackerSettings = Field(ByteTrackSettings(), description="from detections to tracks")
+
+
+class TrackerTrainingSettings(TrainingSettings):
+    """How to train a SpikeYOLOTracker."""
+
+    loss: TrackLossSettings = Field(TrackLossSettings(), description="gains and forms of the loss terms")
+
+
+class TrackerExperiment(Experiment):
+    """An experiment with a SpikeYOLOTracker."""
+
+    model: TrackerModelSettings = Field(TrackerModelSettings(), description="which network")
+    training: TrackerTrainingSettings = Field(TrackerTrainingSettings(), description="how to train")
+
+
+class SSDTrainingSettings(TrainingSettings):
+    """How to train an SSD."""
+
+    loss: SSDLossSettings = Field(  # ty: ignore[incompatible-attribute-override]: keys of its own
+        SSDLossSettings(), description="gains and forms of the loss terms"
+    )
+
+
+class SSDExperiment(Experiment):
+    """An experiment with an SSD on ST-VGG or ResCat-SNN."""
+
+    model: SSDSettings = Field(  # ty: ignore[incompatible-attribute-override]: keys of its own
+        SSDSettings(), description="which network"
+    )
+    decoding: SSDDecodeSettings = Field(  # ty: ignore[incompatible-attribute-override]: keys of its own
+        SSDDecodeSettings(), description="from predictions to detections"
+    )
+    training: SSDTrainingSettings = Field(SSDTrainingSettings(), description="how to train")
+
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "SpikeYOLO": Experiment,
+    "SpikeYOLOTracker": TrackerExperiment,
+    "SSD": SSDExperiment,
+}
 
 
 def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
-    """Read an experiment file; see `spiketrack.settings.load_settings`."""
-    return load_settings(Experiment, Path(path), overrides)
+    """Read an experiment file, whose `model.family` says which keys there are; see `settings.load_settings`."""
+    return load_settings(Experiment, Path(path), overrides, experiment_class)
+
+
+def experiment_class(tree: dict[str, Any]) -> type[Experiment]:
+    """The kind of experiment that a tree of settings describes. Raises SettingsError for an unknown family."""
+    model = tree.get("model")
+    name = model.get("family", DEFAULT_FAMILY) if isinstance(model, dict) else DEFAULT_FAMILY
+    family_named(name)
+    return EXPERIMENTS[name]
 
 
 def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
@@ -55,7 +112,8 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
     validation = find_sequences(data.root, data.val_split, class_names, data.filters)
     torch.manual_seed(experiment.seed)
     detector = Detector.build(experiment.model, experiment.input, experiment.decoding, class_names)
-    samples = TrainingSamples(
+    loader = StreamSamples if training.state == "carried" else TrainingSamples
+    samples = loader(
         sequences,
         experiment.input,
         data.augment,
@@ -73,8 +131,11 @@ def evaluate_split(
     weights: Path,
     split: str,
     on_sequence: Callable[[int, int, str], None] = lambda done, total, name: None,
+    streaming: bool = False,
 ) -> EvaluationResult:
     """Scores of a checkpoint on one split of the experiment's data, by the experiment's rules.
+
+    streaming: steps come one at a time, latency is measured, and what was known in time is scored.
 
     Raises SettingsError where the checkpoint was trained on other classes.
     """
@@ -86,7 +147,8 @@ def evaluate_split(
             f"{experiment.data.root} has {', '.join(class_names)}"
         )
     sequences = find_sequences(experiment.data.root, split, class_names, experiment.data.filters)
-    return evaluate(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
+    run = evaluate_streaming if streaming else evaluate
+    return run(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
 
 
 def dump_experiment(experiment: Experiment) -> str:

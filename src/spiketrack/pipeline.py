@@ -13,28 +13,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from spiketrack.boxes import Boxes
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
-from spiketrack.detector.decode import DecodeSettings, decode
+from spiketrack.detector.families import DEFAULT_FAMILY, Family, Network, family_named
 from spiketrack.detector.shipped import shipped_weights
-from spiketrack.detector.spikeyolo import STRIDES, ModelSettings, SpikeYOLO
+from spiketrack.detector.ssd import SSDSettings
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Window
 from spiketrack.recordings import Recording, open_recording, windows
 from spiketrack.representations import InputSettings
-from spiketrack.tracking import ByteTrack, ByteTrackSettings
+from spiketrack.tracking import ByteTrackSettings, Tracker
 
 # The shipped network's scores are low: with ByteTrack's own thresholds (0.5, 0.6) nothing would be tracked.
 SHIPPED_TRACKING = ByteTrackSettings(low_score=0.1, high_score=0.25, new_score=0.25, match_limit=0.9)
 
 
 class Step(NamedTuple):
-    """One time step: its events, and what was found in them; the boxes' time is the end of the slice."""
+    """One time step: its events, and what was found in them; the boxes' time is the end of the slice.
+
+    embeddings: (N, D) float32, one a detection, of networks that make some.
+    """
 
     window: Window
     detections: Boxes
+    embeddings: NDArray[np.float32] | None = None
 
 
 class TrackedStep(NamedTuple):
@@ -49,17 +54,31 @@ class TrackedStep(NamedTuple):
 class Detector:
     """A network with everything that its use needs: how events are counted, how predictions are read, class names."""
 
-    model: SpikeYOLO
+    model: Network
     input: InputSettings
-    decoding: DecodeSettings
+    decoding: BaseModel
     class_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The network in words: its family, and its scale or backbone."""
+        settings = self.model.settings
+        if isinstance(settings, SSDSettings):
+            return f"{settings.backbone}+SSD"
+        return f"{settings.family}-{settings.scale}"
+
+    @property
+    def family(self) -> Family:
+        """The kind of network that `model` is."""
+        return family_named(self.model.settings.family)
 
     @classmethod
     def build(
-        cls, model: ModelSettings, input: InputSettings, decoding: DecodeSettings, class_names: tuple[str, ...]
+        cls, model: BaseModel, input: InputSettings, decoding: BaseModel, class_names: tuple[str, ...]
     ) -> Detector:
-        """A fresh network, randomly initialised from torch's generator."""
-        return cls(SpikeYOLO(model, input.channels, len(class_names)), input, decoding, class_names)
+        """A fresh network of the family that `model` names, randomly initialised from torch's generator."""
+        family = family_named(model.model_dump()["family"])
+        return cls(family.network(model, input.channels, len(class_names)), input, decoding, class_names)
 
     @classmethod
     def shipped(cls, device: str = "cpu") -> Detector:
@@ -77,14 +96,15 @@ class Detector:
         """
         content = load_checkpoint(Path(path))
         try:
+            family = family_named(content["model"].get("family", DEFAULT_FAMILY))
             detector = cls.build(
-                ModelSettings.model_validate(content["model"]),
+                family.model.model_validate(content["model"]),
                 InputSettings.model_validate(content["input"]),
-                DecodeSettings.model_validate(content["decoding"]),
+                family.decoding.model_validate(content["decoding"]),
                 tuple(content["class_names"]),
             )
             weights = content["weights"]
-        except (KeyError, TypeError, ValidationError) as error:
+        except (KeyError, TypeError, AttributeError, SettingsError, ValidationError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise CheckpointError(f"{path}: the checkpoint does not describe a detector ({reason})") from error
         load_weights(detector.model, weights, Path(path))
@@ -101,7 +121,7 @@ class Detector:
         """The same network on an input of another size, in pixels. Raises SettingsError for a size below 1."""
         if min(width, height) < 1:
             raise SettingsError(f"an input of {width} x {height} pixels cannot be; give at least 1 x 1")
-        return Detector(self.model, self.input.resized(width, height), self.decoding, self.class_names)
+        return replace(self, input=self.input.resized(width, height))
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint must hold for `load`."""
@@ -120,33 +140,37 @@ class Detector:
         start_us: int | None = None,
         end_us: int | None = None,
         chunk_steps: int = 8,
+        reset_every: int | None = None,
     ) -> Iterator[Step]:
         """Detections of every time step [start + k * slice, + slice) of a recording, in order.
 
         start_us: default the first event. end_us: default through the last event, else only steps that end by then.
-        chunk_steps: how many steps the network sees at once; the result does not depend on it.
+        chunk_steps: how many steps the network sees at once; the result does not depend on it. reset_every: steps
+        after which the state is forgotten; default never.
         """
         recording = source if isinstance(source, Recording) else open_recording(source)
         height, width = self.input.size(recording.height, recording.width)
-        if min(height, width) < STRIDES[-1]:
+        family = self.family
+        if min(height, width) < family.least_side:
             raise SettingsError(
                 f"{recording.path}: an input of {width} x {height} pixels is smaller than a cell of the network "
-                f"({STRIDES[-1]} pixels)"
+                f"({family.least_side} pixels)"
             )
         device = next(self.model.parameters()).device
         x0, y0, *seen = self.input.seen_area(recording.height, recording.width)  # (x0, y0, width, height)
         scale = (seen[0] / width, seen[1] / height)
         state = None
-        for group in _grouped(self._windows(recording, start_us, end_us), chunk_steps):
+        for group in _grouped(self._windows(recording, start_us, end_us), reset_every or chunk_steps):
             planes = np.concatenate([self.input.encode(window, window.end_us) for window in group])  # (T, C, H, W)
             with torch.inference_mode():
                 x = torch.from_numpy(planes).to(device).float()[:, None]  # (T, 1, C, H, W)
-                predictions, state = self.model(x, state)
+                predictions, state = self.model(x, None if reset_every else state)
             times = np.array([[window.end_us] for window in group], np.int64)
-            found = decode(predictions, times, self.decoding, scale=scale, sensor=(seen[0], seen[1]))
-            for window, (boxes,) in zip(group, found, strict=True):
+            decoded = family.decode(predictions, times, self.decoding, scale=scale, sensor=(seen[0], seen[1]))
+            for window, ((boxes, embeddings),) in zip(group, decoded, strict=True):
                 detections = replace(boxes, xyxy=boxes.xyxy + np.array([x0, y0, x0, y0], np.float32))
-                yield Step(Window.of(window, window.end_us - self.input.slice_us, window.end_us), detections)
+                own = Window.of(window, window.end_us - self.input.slice_us, window.end_us)
+                yield Step(own, detections, embeddings)
 
     def _windows(self, recording: Recording, start_us: int | None, end_us: int | None) -> Iterator[Window]:
         """What each time step sees; the first step begins at start_us, or at the first event."""
@@ -170,10 +194,11 @@ def usable_device(name: str) -> torch.device:
         raise SettingsError(f"device {name!r} cannot be used ({reason}); expected cpu, cuda or cuda:N") from error
 
 
-def track(steps: Iterable[Step], tracker: ByteTrack) -> Iterator[TrackedStep]:
+def track(steps: Iterable[Step], tracker: Tracker) -> Iterator[TrackedStep]:
     """Give the detections of consecutive steps identities."""
     for step in steps:
-        yield TrackedStep(step.window, step.detections, tracker.update(step.detections, step.window.end_us))
+        tracks = tracker.update(step.detections, step.window.end_us, embeddings=step.embeddings, events=step.window)
+        yield TrackedStep(step.window, step.detections, tracks)
 
 
 def _grouped(items: Iterable[Window], size: int) -> Iterator[list[Window]]:

@@ -6,9 +6,10 @@ names the nearest one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,10 +19,16 @@ from spiketrack.errors import SettingsError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_settings(model: type[Model], path: Path | None, overrides: list[str] | None = None) -> Model:
+def load_settings(
+    model: type[Model],
+    path: Path | None,
+    overrides: list[str] | None = None,
+    choose: Callable[[dict[str, Any]], type[Model]] | None = None,
+) -> Model:
     """Read a YAML file (none: all defaults); overrides are `section.key=value` with the value in YAML.
 
-    Raises SettingsError that names the file, the key and, for an unknown key, the nearest known one.
+    choose: picks the subclass of `model` that fits the keys and values. Raises SettingsError that names the file, the
+    key and, for an unknown key, the nearest known one.
     """
     tree: Any = {}
     if path is not None:
@@ -34,11 +41,12 @@ def load_settings(model: type[Model], path: Path | None, overrides: list[str] | 
             raise SettingsError(f"{path}: expected keys such as {keys}, got {type(tree).__name__}")
     for override in overrides or []:
         _apply(tree, override)
+    chosen = choose(tree) if choose else model
     try:
-        return model.model_validate(tree)
+        return chosen.model_validate(tree)
     except ValidationError as error:
         where = "settings" if path is None else path
-        raise SettingsError(f"{where}: {'; '.join(_fault(model, fault) for fault in error.errors())}") from error
+        raise SettingsError(f"{where}: {'; '.join(_fault(chosen, fault) for fault in error.errors())}") from error
 
 
 def describe_settings(model: type[BaseModel]) -> str:
@@ -51,11 +59,12 @@ def describe_settings(model: type[BaseModel]) -> str:
 def _describe(model: type[BaseModel], depth: int, lines: list[str]) -> None:
     indent = "  " * depth
     for key, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            lines.append(f"{indent}{key}:  # {field.description}")
-            _describe(field.annotation, depth + 1, lines)
-            continue
         default = field.get_default()
+        of_union = type(default) if isinstance(default, BaseModel) else field.annotation
+        if isinstance(of_union, type) and issubclass(of_union, BaseModel):
+            lines.append(f"{indent}{key}:  # {field.description}")
+            _describe(of_union, depth + 1, lines)
+            continue
         value = "REQUIRED" if field.is_required() else yaml.safe_dump(default, explicit_end=False).split("\n")[0]
         lines.append(f"{indent}{key}: {value}  # {field.description}")
 
@@ -80,9 +89,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _fault(root: type[BaseModel], fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part) for part in _walk(root, fault["loc"])[1])
     if fault["type"] == "extra_forbidden":
-        known = _keys(root, fault["loc"][:-1])
+        known = list(_walk(root, fault["loc"][:-1])[0].model_fields)
         nearest = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0)
         return f"unknown key {place}; the nearest known is {nearest[0]} (known here: {', '.join(known)})"
     if fault["type"] == "missing":
@@ -90,8 +99,28 @@ def _fault(root: type[BaseModel], fault: Any) -> str:
     return f"{place}: {fault['msg']}, got {fault['input']!r}"
 
 
-def _keys(root: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
+def _walk(root: type[BaseModel], sections: tuple[int | str, ...]) -> tuple[Any, list[int | str]]:
+    """The model at a place of the tree, and the keys that lead there: what chooses one of several models is none."""
     model: Any = root
+    keys: list[int | str] = []
     for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)
+        fields = getattr(model, "model_fields", {})
+        if section in fields:
+            model = fields[section].annotation
+            keys.append(section)
+        elif members := [part for part in _models(model) if section in _choices(part)]:
+            model = members[0]
+        else:  # a place in a list, or an unknown key
+            keys.append(section)
+    return model, keys
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models of a union."""
+    parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(annotation)]
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _choices(model: type[BaseModel]) -> list[Any]:
+    """The values by which a union knows a model: those of its fields that can have one value only."""
+    return [get_args(f.annotation)[0] for f in model.model_fields.values() if get_origin(f.annotation) is Literal]

@@ -11,58 +11,71 @@ mAP), `history.json` (one record per epoch).
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from spiketrack.datasets.batches import Batch, read_ahead
 from spiketrack.datasets.etram import LabelledSequence
-from spiketrack.datasets.sequences import Batch, TrainingSamples, read_ahead
+from spiketrack.datasets.sequences import TrainingSamples
+from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
+from spiketrack.detector.loss import LossSettings
+from spiketrack.diagnosis import zero_map_causes
 from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings, evaluate
+from spiketrack.history import EpochRecord, write_history
+from spiketrack.optimizing import (
+    OptimizerSettings,
+    learning_rate,
+    make_optimizer,
+    native_bfloat16,
+    update_average,
+)
 from spiketrack.pipeline import Detector, usable_device
-from spiketrack.replacing import write_whole
 from spiketrack.spiking.allocation import keep_freed_memory
+from spiketrack.spiking.neurons import State
+from spiketrack.stopping import stop_requested
 from spiketrack.tracking import ByteTrackSettings
 
 log = logging.getLogger(__name__)
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(OptimizerSettings):
     """How to train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(10, ge=1, description="passes over the training sequences")
-    batch_size: int = Field(8, ge=1, description="samples per step")
+    batch_size: int = Field(8, ge=1, description="samples per step; with carried state the number of streams")
     steps: int = Field(4, ge=1, description="T, consecutive time steps of a sample; the loss is taken at each")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
-    learning_rate: float = Field(2e-3, gt=0, description="largest learning rate")
-    final_rate: float = Field(0.02, gt=0, le=1, description="last learning rate, as a share of the largest (cosine)")
-    warm_up: float = Field(0.05, ge=0, lt=1, description="share of the run in which the rate rises linearly")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, first beta of adamw")
-    weight_decay: float = Field(0.01, ge=0, description="decay of convolution weights; biases and norms have none")
+    state: Literal["reset", "carried"] = Field(
+        "reset",
+        description="reset: single samples, each from a fresh state; carried: recordings as streams, the state is "
+        "handed from window to window and reset only where a recording begins",
+    )
+    detach: Literal["window", "label"] = Field(
+        "window",
+        description="how far carried gradients reach back: to the beginning of the window, or to the last window with "
+        "labels, at most detach_after windows ago",
+    )
+    detach_after: int = Field(10, ge=1, description="of detach label: most windows without labels in the graph")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are averaged before an update")
     clip_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
     ema: float = Field(0.995, ge=0, lt=1, description="decay of the moving average of the weights, per step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always has one")
+    patience: int | None = Field(
+        None, ge=1, description="end the run after so many validations without a better mAP; null: never"
+    )
     checkpoint_every: int = Field(100, ge=1, description="optimizer steps between checkpoints")
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32",
-        description="of the network's forward and backward pass (weights, loss and inference stay float32); auto is "
-        "bfloat16 where the processor computes it natively",
+        description="of the network's forward and backward pass (weights, loss and inference stay float32); float16 "
+        "scales the loss; auto is bfloat16 where the processor computes it natively",
     )
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
@@ -87,28 +100,13 @@ class Progress:
         return (self.total_steps - self.step) * self.seconds / self.steps_done
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """Mean loss terms of an epoch; val_* are None in epochs without validation."""
-
-    epoch: int
-    loss: float
-    box: float
-    classes: float
-    dfl: float
-    positives: float
-    learning_rate: float
-    val_map: float | None
-    val_ap50: float | None
-
-
 class Trainer:
     """One training run: the network, its average, the optimizer and the place in the schedule."""
 
     def __init__(
         self,
         detector: Detector,
-        samples: TrainingSamples,
+        samples: TrainingSamples | StreamSamples,
         validation: Sequence[LabelledSequence],
         settings: TrainingSettings,
         evaluation: EvaluationSettings,
@@ -116,18 +114,22 @@ class Trainer:
     ) -> None:
         self.detector, self.samples, self.validation = detector, samples, validation
         self.settings, self.evaluation, self.run_dir = settings, evaluation, run_dir
-        self.model = detector.model.to(usable_device(settings.device))
+        self.device = usable_device(settings.device)
+        self.model = detector.model.to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, settings)
-        native = settings.precision == "auto" and native_bfloat16(torch.device(settings.device))
-        self.bfloat16 = settings.precision == "bfloat16" or native
-        log.info("training in %s on %s", "bfloat16" if self.bfloat16 else "float32", settings.device)
-        self.loss = DetectionLoss(settings.loss)
+        self.precision = _precision(settings.precision, self.device)
+        log.info("training in %s on %s", str(self.precision).removeprefix("torch."), settings.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.loss = detector.family.criterion(settings.loss)
         self.batches = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
         self.epoch, self.batch, self.step = 0, 0, 0
-        self.best_map = -1.0
+        self.state: State | None = None
+        self.unlabelled = 0
+        self.best_map, self.waited = -1.0, 0
         self.history: list[EpochRecord] = []
-        self._sums = torch.zeros(5, dtype=torch.float64)
+        self._term_names = detector.family.terms._fields
+        self._sums = torch.zeros(len(self._term_names), dtype=torch.float64)
         keep_freed_memory()
 
     @property
@@ -146,13 +148,14 @@ class Trainer:
         """
         started, first_step = time.monotonic(), self.step
         with stop_requested() as stop:
-            while self.epoch < self.settings.epochs:
+            while not self.finished:
                 for batch in read_ahead(self.samples.epoch(self.epoch, self.batch)):
                     terms, rate = self._step(batch)
                     self._sums += torch.stack(terms).detach().double().cpu()
                     self.batch, self.step = self.batch + 1, self.step + 1
-                    stopping = stop()  # asked once a step: a signal that comes later waits for the next one
-                    if stopping or self.step % self.settings.checkpoint_every == 0:
+                    # asked once an update: a signal that comes later waits for the next one
+                    stopping = self._updated and stop()
+                    if stopping or (self._updated and self._checkpoint_due):
                         self.save()
                     seconds, done = time.monotonic() - started, self.step - first_step
                     on_step(
@@ -172,26 +175,75 @@ class Trainer:
                 on_epoch(self._end_epoch())
         return True
 
-    def _step(self, batch: Batch) -> tuple[LossTerms, float]:
-        """One optimizer step; returns the loss terms and the learning rate."""
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or validation has not improved for `patience` times."""
+        patience = self.settings.patience
+        return self.epoch >= self.settings.epochs or (patience is not None and self.waited >= patience)
+
+    @property
+    def _updated(self) -> bool:
+        """Whether the last step ended with an update: no gradients wait."""
+        return self.batch % self.settings.accumulate == 0 or self.batch == self.batches[self.epoch]
+
+    @property
+    def _checkpoint_due(self) -> bool:
+        every = self.settings.checkpoint_every
+        return self.step // every > (self.step - self.settings.accumulate) // every
+
+    def _step(self, batch: Batch) -> tuple[Any, float]:
+        """One forward and backward pass, and the update where it is due; returns the loss terms and the rate."""
         settings = self.settings
         rate = learning_rate(settings, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        device = settings.device
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bfloat16):
-            predictions, _ = self.model(batch.events.to(device).float())
-        labels = type(batch.labels)(*(tensor.to(device) for tensor in batch.labels))
-        terms = self.loss(predictions, labels, batch.labelled.to(device))
-        self._raise_unless_finite("loss", terms.total.detach(), batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        self._raise_unless_finite("norm of the gradient", norm, batch)
-        self.optimizer.step()
-        update_average(self.average, self.model, settings.ema, self.step)
+        labelled = bool(batch.labelled.any())
+        deep = settings.detach == "label" and self.unlabelled < settings.detach_after
+        with (
+            torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
+            torch.set_grad_enabled(labelled or (settings.state == "carried" and deep)),
+        ):
+            events = batch.events.to(self.device).float()
+            predictions, state = self.model(events, self._state_for(batch))
+        if labelled:
+            labels = type(batch.labels)(*(tensor.to(self.device) for tensor in batch.labels))
+            terms = self.loss(predictions, labels, batch.labelled.to(self.device))
+            self._raise_unless_finite("loss", terms.total.detach(), batch)
+            self._backward(terms.total, batch)
+        else:
+            terms = self.detector.family.terms(*torch.zeros(len(self._term_names), device=self.device))
+        if settings.state == "carried":
+            keep = not labelled and deep
+            self.state = state if keep else tuple(tensor.detach() for tensor in state)
+            self.unlabelled = self.unlabelled + 1 if keep else 0
         return terms, rate
+
+    def _state_for(self, batch: Batch) -> State | None:
+        """What the neurons of every stream remember: nothing where a recording begins."""
+        if self.state is None:
+            return None
+        fresh = batch.fresh.to(self.device)
+        return tuple(tensor.masked_fill(fresh.view(-1, *(1,) * (tensor.ndim - 1)), 0) for tensor in self.state)
+
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
+        """Gradients of a step, and the update after the last one of a group."""
+        settings = self.settings
+        if self.batch % settings.accumulate == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss / settings.accumulate if settings.accumulate > 1 else loss).backward()
+        last = self.batch + 1 == self.batches[self.epoch]
+        if (self.batch + 1) % settings.accumulate and not last:
+            return
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        if not self.scaler.is_enabled():  # with a scale that is too large a step is left out, and the scale halved
+            self._raise_unless_finite("norm of the gradient", norm, batch)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1e-3:
+            raise TrainingError(f"float16 fails at any scale (step {self.step + 1}); take training.precision bfloat16")
+        update_average(self.average, self.model, settings.ema, self.step)
 
     def _raise_unless_finite(self, what: str, value: Tensor, batch: Batch) -> None:
         if not torch.isfinite(value):
@@ -202,18 +254,22 @@ class Trainer:
             )
 
     def _end_epoch(self) -> EpochRecord:
-        loss, box, classes, dfl, positives = (self._sums / max(self.batch, 1)).tolist()
+        means = dict(zip(self._term_names, (self._sums / max(self.batch, 1)).tolist(), strict=True))
         val_map = val_ap50 = None
         last = self.epoch + 1 == self.settings.epochs
         if last or (self.epoch + 1) % self.settings.validate_every == 0:
             averaged = self.averaged()
-            scores = evaluate(averaged, self.validation, self.evaluation, ByteTrackSettings()).detection
-            val_map, val_ap50 = scores.map, scores.ap50
+            result = evaluate(averaged, self.validation, self.evaluation, ByteTrackSettings())
+            val_map, val_ap50 = result.detection.map, result.detection.ap50
+            self.waited = 0 if val_map > self.best_map else self.waited + 1
             if val_map > self.best_map:
                 self.best_map = val_map
                 save_checkpoint(self.run_dir / "best.pt", averaged.content())
+            for cause in zero_map_causes(result, means["positives"]):
+                log.warning("epoch %d: %s", self.epoch + 1, cause)
         rate = learning_rate(self.settings, max(self.step - 1, 0), self.total_steps)
-        record = EpochRecord(self.epoch + 1, loss, box, classes, dfl, positives, rate, val_map, val_ap50)
+        total = means.pop("total")
+        record = EpochRecord(self.epoch + 1, total, learning_rate=rate, val_map=val_map, val_ap50=val_ap50, **means)
         self.history.append(record)
         self.epoch, self.batch = self.epoch + 1, 0
         self._sums.zero_()
@@ -223,8 +279,7 @@ class Trainer:
 
     def averaged(self) -> Detector:
         """The detector with the averaged weights."""
-        detector = self.detector
-        return Detector(self.average, detector.input, detector.decoding, detector.class_names)
+        return replace(self.detector, model=self.average)
 
     def save(self) -> None:
         """Write `last.pt`: the averaged detector, and all that `resume` needs."""
@@ -234,7 +289,11 @@ class Trainer:
             "place": [self.epoch, self.batch, self.step],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "state": None if self.state is None else [tensor.detach() for tensor in self.state],
+            "unlabelled": self.unlabelled,
             "best_map": self.best_map,
+            "waited": self.waited,
             "sums": self._sums,
             "history": [asdict(record) for record in self.history],
         }
@@ -246,7 +305,7 @@ class Trainer:
         return {
             **described,
             "seed": self.samples.seed,
-            "data": {"augment": self.samples.augment.model_dump()},
+            "data": {"augment": self.samples.augment.model_dump(), "balance": self.samples.balance},
             "training": self.settings.model_dump(exclude={"device"}),
             "evaluation": self.evaluation.model_dump(),
         }
@@ -266,8 +325,18 @@ class Trainer:
         load_weights(self.average, content["weights"], path)
         self.optimizer.load_state_dict(run["optimizer"])
         self.epoch, self.batch, self.step = run["place"]
+        self.scaler.load_state_dict(run["scaler"])
+        self.state = None if run["state"] is None else tuple(tensor.to(self.device) for tensor in run["state"])
+        self.unlabelled, self.waited = run["unlabelled"], run["waited"]
         self.best_map, self._sums = run["best_map"], run["sums"]
         self.history = [EpochRecord(**record) for record in run["history"]]
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a setting; auto depends on the device."""
+    if name == "auto":
+        name = "bfloat16" if native_bfloat16(device) else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:
@@ -280,86 +349,3 @@ def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:
         for name in keys
         for where in _differing(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
     ]
-
-
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW or SGD (Nesterov); tensors of one dimension (biases, norms) are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999))
-
-
-def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:
-    """Rate of optimizer step `step` (from 0): linear warm-up, then half a cosine down to the final rate."""
-    warm_up = round(settings.warm_up * total_steps)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / warm_up
-    share = (step - warm_up) / max(total_steps - warm_up, 1)  # 0 .. 1
-    floor = settings.final_rate
-    return settings.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the model; early on it follows faster: decay_t = min(decay, (1 + t) / (10 + t))."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(_floats(average), _floats(model), strict=True):
-        mean.lerp_(value, 1 - decay)
-
-
-def _floats(module: nn.Module) -> Iterator[Tensor]:
-    return (tensor for tensor in module.state_dict().values() if tensor.is_floating_point())
-
-
-def write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One JSON list. Raises CheckpointError where it cannot be written."""
-    write_whole(path, json.dumps([asdict(record) for record in history], indent=1), CheckpointError)
-
-
-def read_history(path: str | Path) -> list[EpochRecord]:
-    """The records of a run's `history.json`. Raises CheckpointError where the file is no such list."""
-    path = Path(path)
-    try:
-        return [EpochRecord(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
-    except OSError as error:
-        raise CheckpointError(f"{path}: the history cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a history of a training run ({error})") from error
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the processor of a device multiplies bfloat16 itself; emulation is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        return False  # not Linux: nothing tells
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-@contextmanager
-def stop_requested() -> Generator[Callable[[], bool]]:
-    """A function that tells whether SIGINT or SIGTERM arrived; a second one interrupts at once.
-
-    Outside the main thread Python delivers no signals, and the function stays False.
-    """
-    received: list[int] = []
-
-    def remember(number: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM) if main}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

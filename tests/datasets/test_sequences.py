@@ -7,8 +7,9 @@ from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings, draw
+from spiketrack.datasets.batches import pad_labels
 from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps, load_sequence
-from spiketrack.datasets.sequences import TrainingSamples, pad_labels
+from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.errors import SettingsError
 from spiketrack.events import Events
 from spiketrack.representations import InputSettings
@@ -92,7 +93,7 @@ def test_every_sample_of_every_epoch_is_changed_in_its_own_way(sequences, monkey
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr("spiketrack.datasets.sequences.draw", remember)
+    monkeypatch.setattr("spiketrack.datasets.samples.draw", remember)
     samples = samples_of(sequences, augment=STRONG)
     count = sum(len(batch.names) for epoch in range(2) for batch in samples.epoch(epoch))
     assert len(drawn) == len(set(drawn)) == count > 20
@@ -127,7 +128,7 @@ def test_labels_come_in_the_order_of_the_labelled_steps(gapped):
         for batch in samples.epoch(epoch):
             places = torch.nonzero(batch.labelled).tolist()  # (t, b), t first
             assert len(places) == len(batch.labels.valid)
-            for (t, b), boxes, classes, valid in zip(places, *batch.labels, strict=True):
+            for (t, b), boxes, classes, valid, *_ in zip(places, *batch.labels, strict=True):
                 name, _, first = batch.names[b].split()
                 i = int(name[-1])
                 assert classes[valid].tolist() == [i]
@@ -425,9 +426,11 @@ def test_times_known_to_be_empty_are_background(tmp_path):
 
 
 def test_padding_by_hand():
-    first, second = Boxes.of(0, [[1, 2, 3, 4], [5, 6, 7, 8]], [2, 0]), Boxes.empty()
-    boxes, classes, valid = pad_labels([first, second])
+    first, second = Boxes.of(0, [[1, 2, 3, 4], [5, 6, 7, 8]], [2, 0], track_id=[7, 9]), Boxes.empty()
+    boxes, classes, valid, track_ids, sequences = pad_labels([first, second], [3, 4])
     assert boxes.tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[0] * 4] * 2]
     assert classes.tolist() == [[2, 0], [0, 0]]
     assert valid.tolist() == [[True, True], [False, False]]
-    assert pad_labels([]).boxes.shape == (0, 0, 4)
+    assert track_ids.tolist() == [[7, 9], [-1, -1]]
+    assert sequences.tolist() == [3, 4]
+    assert pad_labels([], []).boxes.shape == (0, 0, 4)

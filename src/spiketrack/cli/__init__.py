@@ -3,6 +3,8 @@
 from spiketrack.cli import recordings  # isort: skip
 from spiketrack.cli import data  # isort: skip
 from spiketrack.cli import networks  # isort: skip
+from spiketrack.cli import efficiency  # isort: skip
+from spiketrack.cli import classification  # isort: skip
 from spiketrack.cli.app import app, main
 
-__all__ = ["app", "data", "main", "networks", "recordings"]
+__all__ = ["app", "classification", "data", "efficiency", "main", "networks", "recordings"]

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,10 +20,10 @@ from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
 
 if TYPE_CHECKING:
-    from spiketrack.detector.spikeyolo import SpikeYOLO
     from spiketrack.evaluation import EvaluationResult
     from spiketrack.experiment import Experiment
-    from spiketrack.training import EpochRecord, Progress
+    from spiketrack.history import EpochRecord
+    from spiketrack.training import Progress
 
 
 @app.command()
@@ -44,12 +44,14 @@ def models(as_json: Json = False) -> None:
 
 
 @app.command()
-def settings() -> None:
+def settings(
+    family: Annotated[str, typer.Option(help="kind of network: SpikeYOLO, SpikeYOLOTracker or SSD")] = "SpikeYOLO",
+) -> None:
     """Print every key of an experiment file with its default and meaning."""
-    from spiketrack.experiment import Experiment
+    from spiketrack.experiment import experiment_class
     from spiketrack.settings import describe_settings
 
-    print(describe_settings(Experiment), end="")
+    print(describe_settings(experiment_class({"model": {"family": family}})), end="")
 
 
 @app.command()
@@ -100,16 +102,31 @@ def evaluate(
             "and says whether the detections are the same (docs/deploy.md)"
         ),
     ] = "integer",
+    reset_per_sample: Annotated[
+        bool,
+        typer.Option("--reset-per-sample", help="forget the state after every training.steps time steps, to compare"),
+    ] = False,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming", help="feed one step at a time, measure the latency, score what was known in time"
+        ),
+    ] = False,
     overrides: Set = None,
 ) -> None:
     """Evaluate detections and tracks on labelled sequences; writes metrics.json and report.html."""
     from spiketrack.experiment import evaluate_split, load_experiment
+    from spiketrack.history import read_history
     from spiketrack.report import format_scores, write_evaluation
     from spiketrack.spiking.allocation import keep_freed_memory
-    from spiketrack.training import read_history
 
     keep_freed_memory()
     experiment = load_experiment(config, overrides)
+    if streaming and (spikes == "binary" or reset_per_sample):
+        raise SettingsError("--streaming goes neither with --spikes binary nor with --reset-per-sample")
+    if reset_per_sample:
+        reset = experiment.evaluation.model_copy(update={"reset_every": experiment.training.steps})
+        experiment = experiment.model_copy(update={"evaluation": reset})
     split = split or experiment.data.test_split
     run_dir = Path("runs") / experiment.name
     if weights is None:
@@ -118,7 +135,7 @@ def evaluate(
         run_dir = weights.parent
     out = out or run_dir / f"evaluation_{split}"
     with progress_line("evaluating") as update:
-        result = evaluate_split(experiment, weights, split, update)
+        result = evaluate_split(experiment, weights, split, update, streaming)
     comparison: dict[str, str] = {}
     if spikes == "binary":
         result, comparison = _with_binary_spikes(experiment, weights, result)
@@ -135,6 +152,7 @@ def evaluate(
             "split": split,
             "sequences": len(result.sequences),
             "spikes": spikes,
+            "state": f"reset every {experiment.training.steps} steps" if reset_per_sample else "carried",
             **comparison,
             "spiketrack": version("spiketrack"),
         },
@@ -200,45 +218,18 @@ def track(
 def _with_binary_spikes(
     experiment: Experiment, weights: Path, trained: EvaluationResult
 ) -> tuple[EvaluationResult, dict[str, str]]:
-    """Scores of the unrolled network on the sequences of `trained`, and in words how the integer networks compare."""
-    import torch
-
-    from spiketrack.deploy import fold, unroll
-    from spiketrack.evaluation import evaluate
+    from spiketrack.binary_spikes import with_binary_spikes
     from spiketrack.pipeline import Detector
 
     detector = Detector.load(weights, experiment.training.device)
-    sequences = [found.sequence for found in trained.sequences]
-
-    def scores_of(name: str, model: SpikeYOLO) -> EvaluationResult:
-        with progress_line(f"evaluating {name}") as update:
-            changed = replace(detector, model=model)
-            return evaluate(changed, sequences, experiment.evaluation, experiment.tracking, update)
-
-    integer = scores_of("integer spikes", fold(detector.model, torch.float64))
-    binary = scores_of("binary spikes", unroll(detector.model))
-    return binary, {
-        "mAP": f"binary spikes {number(binary.detection.map)}, integer spikes {number(integer.detection.map)}; "
-        f"as trained, in float32, {number(trained.detection.map)}",
-        "equal detections": f"{_equal_share(binary, integer)} with integer spikes; "
-        f"{_equal_share(binary, trained)} as trained, in float32",
-    }
-
-
-def _equal_share(ours: EvaluationResult, expected: EvaluationResult) -> str:
-    """How many detections agree in time, class, and to 1e-5 in score and corners, of how many."""
-    import numpy as np
-
-    equal = total = 0
-    for a, b in zip(ours.sequences, expected.sequences, strict=True):
-        for t in np.union1d(a.detections.t, b.detections.t).tolist():
-            one, other = a.detections.at(t), b.detections.at(t)
-            total += max(len(one), len(other))
-            if len(one) == len(other):
-                corners = np.isclose(one.xyxy, other.xyxy, rtol=1e-5, atol=1e-5).all(axis=1)
-                scores = np.isclose(one.score, other.score, rtol=1e-5, atol=1e-7)
-                equal += int(np.sum(corners & scores & (one.class_id == other.class_id)))
-    return f"{equal:,} of {total:,}"
+    with progress_line("evaluating") as update:
+        return with_binary_spikes(
+            detector,
+            trained,
+            experiment.evaluation,
+            experiment.tracking,
+            lambda what, done, total, name: update(done, total, f"{what} {name}"),
+        )
 
 
 def _shipped_weights() -> Path:
@@ -291,10 +282,16 @@ def _training_progress() -> Generator[tuple[Callable[[Progress], None], Callable
     def on_epoch(record: EpochRecord) -> None:
         sys.stderr.write("\r\x1b[K" if live else "")
         print(
-            f"epoch {record.epoch}: loss {record.loss:.3f} (box {record.box:.3f}, class {record.classes:.3f}, "
-            f"dfl {record.dfl:.3f}), {record.positives:.0f} positive locations a step, "
+            f"epoch {record.epoch}: loss {record.loss:.3f} (box {record.box:.3f}, class {record.classes:.3f}"
+            f"{_term('dfl', record.dfl)}{_term('track', record.track)}), "
+            f"{record.positives:.0f} positive locations a step, "
             f"validation mAP {number(record.val_map)}, mAP50 {number(record.val_ap50)}",
             flush=True,
         )
 
     yield on_step, on_epoch
+
+
+def _term(name: str, value: float | None) -> str:
+    """A loss term that not every network has."""
+    return "" if value is None else f", {name} {value:.3f}"

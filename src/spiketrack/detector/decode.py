@@ -6,9 +6,10 @@ sensor pixels, one record per time step and stream.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -40,6 +41,19 @@ def sides_to_boxes(sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     return torch.cat([points - sides[..., :2], points + sides[..., 2:]], dim=-1)
 
 
+class Found(NamedTuple):
+    """The D detections of one time step of one stream, best first.
+
+    location: (D,) int64, of the A locations, on the device of the predictions. xyxy: (D, 4) float32 sensor pixels.
+    class_id: (D,) int64. score: (D,) float32.
+    """
+
+    location: Tensor
+    xyxy: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+    score: NDArray[np.float32]
+
+
 @torch.no_grad()
 def decode(
     predictions: Predictions,
@@ -54,41 +68,43 @@ def decode(
     times_us: (T, B), the time that the detections of a step get, the end of its slice. scale: sensor pixels per
     input pixel in x and y. sensor: (width, height). A prediction that is not finite raises ValueError.
     """
-    features = predictions.features
-    if not torch.isfinite(features).all():
-        raise ValueError("decode: the network's predictions are not finite; its weights or its input are broken")
-    steps, batch = features.shape[:2]
-    scores = features[..., 4 * REG_MAX :].sigmoid()  # (T, B, A, K)
+    found = find(predictions, settings, scale=scale, sensor=sensor)
     return [
-        [
-            _decode_one(features[t, b], scores[t, b], predictions, int(times_us[t, b]), settings, scale, sensor)
-            for b in range(batch)
-        ]
-        for t in range(steps)
+        [Boxes.of(int(time), own.xyxy, own.class_id, own.score) for own, time in zip(row, times, strict=True)]
+        for row, times in zip(found, times_us, strict=True)
     ]
 
 
-def _decode_one(
+@torch.no_grad()
+def find(
+    predictions: Predictions, settings: DecodeSettings, *, scale: tuple[float, float], sensor: tuple[int, int]
+) -> list[list[Found]]:
+    """As `decode`, with the location that each detection came from."""
+    features = predictions.features
+    if not torch.isfinite(features).all():
+        raise ValueError("decode: the network's predictions are not finite; its weights or its input are broken")
+    return [[_find_in_one(image, predictions, settings, scale, sensor) for image in step] for step in features]
+
+
+def _find_in_one(
     features: Tensor,
-    scores: Tensor,
     predictions: Predictions,
-    time_us: int,
     settings: DecodeSettings,
     scale: tuple[float, float],
     sensor: tuple[int, int],
-) -> Boxes:
-    """One time step of one stream. features: (A, 4 * 16 + K), scores: (A, K)."""
+) -> Found:
+    """One time step of one stream. features: (A, 4 * 16 + K)."""
+    scores = features[:, 4 * REG_MAX :].sigmoid()  # (A, K)
     flat = scores.flatten()
     candidates = torch.nonzero(flat >= settings.score).squeeze(1)
     best = flat[candidates].topk(min(len(candidates), settings.max_candidates))  # sorted, best first
     candidates = candidates[best.indices]
-    place, class_id = candidates // scores.shape[1], candidates % scores.shape[1]
+    place, class_id = candidates // scores.shape[1], (candidates % scores.shape[1]).cpu().numpy()
     sides = expected_sides(features[place, : 4 * REG_MAX])
     xyxy = sides_to_boxes(sides, predictions.points[place], predictions.strides[place]).float().cpu().numpy()
-    xyxy = to_sensor(xyxy, scale, sensor)
-    score, class_id = best.values.float().cpu().numpy(), class_id.cpu().numpy()
-    keep = non_maximum_suppression(xyxy, score, class_id, settings.nms_iou)[: settings.max_boxes]
-    return Boxes.of(time_us, xyxy[keep], class_id[keep], score[keep])
+    xyxy, score = to_sensor(xyxy, scale, sensor), best.values.float().cpu().numpy()
+    keep = non_maximum_suppression(xyxy, score, class_id, settings.nms_iou, settings.max_boxes)
+    return Found(place[torch.from_numpy(keep).to(place.device)], xyxy[keep], class_id[keep], score[keep])
 
 
 def to_sensor(xyxy: NDArray[np.float32], scale: tuple[float, float], sensor: tuple[int, int]) -> NDArray[np.float32]:
@@ -97,37 +113,22 @@ def to_sensor(xyxy: NDArray[np.float32], scale: tuple[float, float], sensor: tup
 
 
 def non_maximum_suppression(
-    xyxy: NDArray[np.float32], score: NDArray[np.float32], class_id: NDArray[np.integer], max_iou: float
+    xyxy: NDArray[np.float32],
+    score: NDArray[np.float32],
+    class_id: NDArray[np.integer],
+    max_iou: float,
+    most: int | None = None,
 ) -> NDArray[np.int64]:
-    """Indices of the boxes that survive, best score first (ties in input order).
+    """Indices of the boxes that survive, best score first (ties in input order), at most `most`.
 
     xyxy: (N, 4), score: (N,), class_id: (N,). Greedy: a box is dropped where a kept one of the same class overlaps
-    it with an IoU above max_iou. Boxes without area never survive.
+    it with an IoU above max_iou. Boxes without area never survive. Raises ValueError for a box that is not finite.
     """
-    order = np.argsort(-score, kind="stable")
-    return _suppress(np.ascontiguousarray(xyxy, np.float32), order, np.ascontiguousarray(class_id, np.int64), max_iou)
+    from spiketrack.detector.nms import suppress  # compiled
 
-
-@njit(cache=True, nogil=True)
-def _suppress(xyxy, order, class_id, max_iou):
-    kept = np.empty(len(order), np.int64)
-    count = 0
-    for i in order:
-        width, height = xyxy[i, 2] - xyxy[i, 0], xyxy[i, 3] - xyxy[i, 1]
-        area = width * height
-        keep = area > 0
-        for k in range(count):
-            j = kept[k]
-            if not keep:
-                break
-            if class_id[j] != class_id[i]:
-                continue
-            w = min(xyxy[i, 2], xyxy[j, 2]) - max(xyxy[i, 0], xyxy[j, 0])
-            h = min(xyxy[i, 3], xyxy[j, 3]) - max(xyxy[i, 1], xyxy[j, 1])
-            if w > 0 and h > 0:
-                other = (xyxy[j, 2] - xyxy[j, 0]) * (xyxy[j, 3] - xyxy[j, 1])
-                keep = w * h <= max_iou * (area + other - w * h)
-        if keep:
-            kept[count] = i
-            count += 1
-    return kept[:count]
+    xyxy = np.ascontiguousarray(xyxy, np.float32)
+    if not np.isfinite(xyxy).all():
+        raise ValueError("non-maximum suppression: expected finite boxes, got NaN or infinity among them")
+    order = np.argsort(-np.asarray(score), kind="stable")
+    most = len(order) if most is None else most
+    return suppress(xyxy, order, np.ascontiguousarray(class_id, np.int64), float(max_iou), most)

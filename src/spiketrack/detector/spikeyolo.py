@@ -52,8 +52,13 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: Literal["SpikeYOLO", "SpikeYOLOTracker"] = Field("SpikeYOLO", description="which kind of network this is")
     scale: Scale = Field("p", description="p (pico, ours), n, s, m or l of the paper")
     neuron: ILIFSettings = Field(ILIFSettings(), description="constants of the I-LIF neuron")
+
+
+Maps = tuple[Tensor, Tensor, Tensor]
+"""Currents (T * B, C, H, W), time-major, of strides 8, 16 and 32."""
 
 
 class Predictions(NamedTuple):
@@ -61,12 +66,13 @@ class Predictions(NamedTuple):
 
     features: (T, B, A, 4 * 16 + K): for each of A locations four distributions over 16 bins (left, top, right,
     bottom, in strides) and K class logits. points: (A, 2) centres of the locations, x and y in input pixels.
-    strides: (A,) input pixels per cell.
+    strides: (A,) input pixels per cell. embeddings: (T, B, A, D) of networks that also track, not normalised.
     """
 
     features: Tensor
     points: Tensor
     strides: Tensor
+    embeddings: Tensor | None = None
 
 
 class SpikeYOLO(nn.Module):
@@ -108,30 +114,37 @@ class SpikeYOLO(nn.Module):
         self.out4 = ConvBlock(2 * h3, 3, neuron)
         self.down_to5 = SpikeConv(2 * h3, c4 - h4, 3, neuron, stride=2)
         self.out5 = ConvBlock(c4, deep_ratio, neuron)
-        self.head = DetectionHead((h3, 2 * h3, c4), num_classes, settings)
+        self.out_channels = (h3, 2 * h3, c4)
+        self.head = DetectionHead(self.out_channels, num_classes, settings)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Predictions, State]:
         """x: (T, B, C, H, W). Raises ValueError for another number of dimensions or channels, or a foreign state."""
+        maps, flow = self._maps(x, state)
+        return self._predictions(maps, flow), flow.finish()
+
+    def _maps(self, x: Tensor, state: State | None) -> tuple[Maps, StateFlow]:
+        """The maps that the heads read, and the flow of states that goes on through them."""
         if x.ndim != 5 or x.shape[2] != self.in_channels or min(x.shape[3:]) < STRIDES[-1]:
             raise ValueError(
                 f"SpikeYOLO: expected input (T, B, {self.in_channels}, H, W) with H, W >= {STRIDES[-1]}, "
                 f"got {tuple(x.shape)}"
             )
-        steps, batch = x.shape[:2]
-        flow = StateFlow(steps, state)
-        maps = self._neck(*self._backbone(x.flatten(0, 1), flow), flow)  # (T * B, c, h, w) each
-        features = self.head(maps, flow).unflatten(0, (steps, batch))  # (T, B, A, 4 * 16 + K)
-        points, strides = locations([m.shape[2:] for m in maps], x.device)
-        return Predictions(features, points, strides), flow.finish()
+        flow = StateFlow(x.shape[0], state)
+        return self._neck(*self._backbone(x.flatten(0, 1), flow), flow), flow
 
-    def _backbone(self, x: Tensor, flow: StateFlow) -> tuple[Tensor, Tensor, Tensor]:
+    def _predictions(self, maps: Maps, flow: StateFlow) -> Predictions:
+        features = self.head(maps, flow).unflatten(0, (flow.steps, -1))  # (T, B, A, 4 * 16 + K)
+        points, strides = locations([m.shape[2:] for m in maps], features.device)
+        return Predictions(features, points, strides)
+
+    def _backbone(self, x: Tensor, flow: StateFlow) -> Maps:
         x = run(self.stage1, self.stem(x.contiguous(memory_format=torch.channels_last), flow), flow)
         p3 = run(self.stage2, self.down2(x, flow), flow)
         p4 = run(self.stage3, self.down3(p3, flow), flow)
         p5 = self.sppf(run(self.stage4, self.down4(p4, flow), flow), flow)
         return p3, p4, p5
 
-    def _neck(self, p3: Tensor, p4: Tensor, p5: Tensor, flow: StateFlow) -> tuple[Tensor, Tensor, Tensor]:
+    def _neck(self, p3: Tensor, p4: Tensor, p5: Tensor, flow: StateFlow) -> Maps:
         top5 = self.reduce5(p5, flow)
         top4 = torch.cat([self.merge4(upsample(top5, p4), flow), p4], dim=1)
         top4 = self.reduce4(top4, flow)
@@ -157,13 +170,12 @@ class DetectionHead(nn.Module):
             for c, stride in zip(channels, STRIDES, strict=True)
         )
 
-    def forward(self, maps: tuple[Tensor, ...], flow: StateFlow) -> Tensor:
+    def forward(self, maps: Maps, flow: StateFlow) -> Tensor:
         """maps: (N, c, h, w) per level; returns (N, A, 4 * 16 + K), levels and rows concatenated."""
-        features = []
-        for x, box, classes in zip(maps, self.box, self.classes, strict=True):
-            both = torch.cat([box(x, flow), classes(x, flow)], dim=1)
-            features.append(both.flatten(2).transpose(1, 2))  # (N, h * w, 4 * 16 + K)
-        return torch.cat(features, dim=1)
+        return by_location(
+            torch.cat([box(x, flow), classes(x, flow)], dim=1)
+            for x, box, classes in zip(maps, self.box, self.classes, strict=True)
+        )
 
 
 class _Branch(nn.Module):
@@ -191,6 +203,11 @@ def run(blocks: Iterable[nn.Module], x: Tensor, flow: StateFlow) -> Tensor:
 def upsample(x: Tensor, like: Tensor) -> Tensor:
     """Nearest neighbour to the size of `like`, which need not be exactly twice as large."""
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+def by_location(maps: Iterable[Tensor]) -> Tensor:
+    """Maps (N, C, h, w) of all levels as (N, A, C), in the order of `locations`."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def locations(shapes: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

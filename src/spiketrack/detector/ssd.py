@@ -8,7 +8,7 @@ stride 2, and on each of the six maps two convolutions without neuron. No class 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,6 +28,7 @@ class SSDSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: Literal["SSD"] = Field("SSD", description="which kind of network this is")
     backbone: str = Field("32-ST-VGG", description="16-, 32- or 64-ST-VGG or -ResCat-SNN, or a cfg string")
     extras: tuple[int, ...] = Field((128, 128, 128), description="channels of the maps behind the backbone's three")
     one_by_one_extras: bool = Field(False, description="halve the channels by a 1x1 layer before each of them")

@@ -1,9 +1,12 @@
 """Task-aligned targets: which location predicts which label, and how strongly.
 
-Station: in come labels and the current predictions of a batch of time steps, out go targets for every location.
-Source: TOOD (Feng et al., ICCV 2021), with the constants of SpikeYOLO's loss: of the locations inside a label the
-ten with the largest score^0.5 * CIoU^6 > 0 are its own; a location claimed by several labels goes to the one that it
-overlaps most.
+Station: in come labels and the current predictions of a batch of time steps, out go the positive locations, each with
+its label. Source: TOOD (Feng et al., ICCV 2021), with the constants of SpikeYOLO's loss: of the locations inside a
+label the ten with the largest metric = score^0.5 * CIoU^6 > 0 are its own; a location claimed by several labels goes to
+the one that it overlaps most. docs/targets.md has the rules for equals.
+
+A label looks at the locations inside its box and at no other: `target_kernels` in a loop on the CPU, `target_pairs`
+with one list of all (label, location inside it) on other devices. Both give the same assignment.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from spiketrack.detector.spikeyolo import STRIDES
 
 
 class LabelBatch(NamedTuple):
@@ -26,11 +31,56 @@ class LabelBatch(NamedTuple):
     valid: Tensor
 
 
+class Grid(NamedTuple):
+    """How the A locations lie: per level (L,) int64 the first location, width and height in cells, and the stride.
+
+    Location start + row * width + column of a level has its centre at ((column + 0.5) * stride, (row + 0.5) * stride).
+    """
+
+    start: Tensor
+    width: Tensor
+    height: Tensor
+    stride: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor, strides: Tensor) -> Grid:
+        """The grid of `spikeyolo.locations`, from centres (A, 2) and strides (A,), without asking the device."""
+        stride = strides.new_tensor(STRIDES)
+        own = strides == stride[:, None]  # (L, A)
+        count = own.sum(1)
+        width = (own & (points[:, 1] == stride[:, None] / 2)).sum(1)
+        return cls(count.cumsum(0) - count, width, count // width, stride.long())
+
+
+class Assignment(NamedTuple):
+    """The P positive locations, by image, then by location; no location stands there twice.
+
+    image: (P,) int64 in 0 .. N - 1. location: (P,) int64 in 0 .. A - 1. label: (P,) int64 in 0 .. M - 1, of its image.
+    strength: (P,) float32, the target score of the label's class; that of every other class and location is 0.
+    """
+
+    image: Tensor
+    location: Tensor
+    label: Tensor
+    strength: Tensor
+
+    def dense(self, labels: LabelBatch, locations: int, classes: int) -> Targets:
+        """The same as one row per location."""
+        n = labels.valid.shape[0]
+        boxes = labels.boxes.new_zeros(n, locations, 4)
+        scores = self.strength.new_zeros(n, locations, classes)
+        positive = torch.zeros_like(scores[..., 0], dtype=torch.bool)
+        positive[self.image, self.location] = True
+        boxes[self.image, self.location] = labels.boxes[self.image, self.label]
+        scores[self.image, self.location, labels.classes[self.image, self.label]] = self.strength
+        return Targets(positive, boxes, scores)
+
+
 class Targets(NamedTuple):
     """What every location should predict.
 
-    positive: (N, A) bool. boxes: (N, A, 4) xyxy, input pixels, undefined where not positive. scores: (N, A, K), the
-    aligned soft target of the label's class, 0 elsewhere.
+    positive: (N, A) bool. boxes: (N, A, 4) xyxy, input pixels, 0 where not positive. scores: (N, A, K), the aligned
+    soft target of the label's class, 0 elsewhere.
     """
 
     positive: Tensor
@@ -62,37 +112,30 @@ def ciou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def task_aligned_targets(
-    scores: Tensor, boxes: Tensor, points: Tensor, labels: LabelBatch, *, topk: int, alpha: float, beta: float
-) -> Targets:
+    class_logits: Tensor, boxes: Tensor, grid: Grid, labels: LabelBatch, *, topk: int, alpha: float, beta: float
+) -> Assignment:
     """Assign labels to locations.
 
-    scores: (N, A, K) in [0, 1]. boxes: (N, A, 4) predicted xyxy. points: (A, 2) centres of the locations. All in
-    input pixels. An image without labels gets no positive location. Memory grows with N * M * A.
+    class_logits: (N, A, K). boxes: (N, A, 4) predicted xyxy in input pixels, of which only those of
+    `locations_inside` are read. Memory grows with N * A and N * M * topk, and not on the CPU with the size of labels.
+    Raises ValueError for a label of a class that there is no logit for (elsewhere than on the CPU the device does).
     """
     n, m = labels.valid.shape
-    a = points.shape[0]
-    if m == 0:
-        return Targets(scores.new_zeros(n, a, dtype=torch.bool), torch.zeros_like(boxes), torch.zeros_like(scores))
-    corners = labels.boxes[:, :, None]  # (N, M, 1, 4)
-    inside = torch.cat([points - corners[..., :2], corners[..., 2:] - points], dim=-1).amin(-1) > 1e-9  # (N, M, A)
-    inside &= labels.valid[..., None]
-    class_scores = scores.gather(2, labels.classes[:, None].expand(n, a, m)).transpose(1, 2)  # (N, M, A)
-    overlap = ciou(corners, boxes[:, None]).clamp_min(0) * inside  # (N, M, A)
-    metric = class_scores.pow(alpha) * overlap.pow(beta) * inside
+    if n * m == 0:
+        none = labels.classes.new_zeros(0)
+        return Assignment(none, none, none, boxes.new_zeros(0, dtype=torch.float32))
+    if boxes.device.type == "cpu":
+        from spiketrack.detector.target_kernels import assign
+    else:
+        from spiketrack.detector.target_pairs import assign
+    return Assignment(*assign(class_logits.float(), boxes.float(), grid, labels, (topk, alpha, beta)))
 
-    best = metric.topk(min(topk, a), dim=-1).indices
-    chosen = torch.zeros_like(inside).scatter_(2, best, True) & (metric > 0)
-    # several labels claim a location: the largest CIoU wins
-    owner = overlap.masked_fill(~chosen, -1).argmax(1)  # (N, A)
-    positive = chosen.any(1)
-    chosen &= torch.nn.functional.one_hot(owner, m).transpose(1, 2).bool()
 
-    metric = metric * chosen
-    strongest = metric.amax(-1, keepdim=True)  # (N, M, 1)
-    largest_overlap = (overlap * chosen).amax(-1, keepdim=True)
-    strength = (metric * largest_overlap / (strongest + 1e-9)).amax(1)  # (N, A)
-    target_boxes = labels.boxes.gather(1, owner[..., None].expand(n, a, 4))
-    target_classes = labels.classes.gather(1, owner)
-    target_scores = torch.zeros_like(scores)
-    target_scores.scatter_(2, target_classes[..., None], (strength * positive)[..., None])
-    return Targets(positive, target_boxes, target_scores)
+def locations_inside(grid: Grid, labels: LabelBatch, locations: int) -> tuple[Tensor, Tensor]:
+    """Image and location, (U,) int64 each, of all locations with their centre inside a label, each once, in order."""
+    if labels.valid.device.type == "cpu":
+        from spiketrack.detector.target_kernels import mark
+    else:
+        from spiketrack.detector.target_pairs import mark
+    image, location = mark(grid, labels, locations).nonzero(as_tuple=True)
+    return image, location

@@ -1,0 +1,121 @@
+"""Batches: samples side by side, as tensors.
+
+Station: the border between NumPy and torch before the network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spiketrack.boxes import NO_TRACK, Boxes
+from spiketrack.datasets.augment import AugmentSettings
+from spiketrack.datasets.etram import LabelledSequence
+from spiketrack.detector.spikeyolo import STRIDES
+from spiketrack.detector.track_loss import TrackLabels
+from spiketrack.errors import SettingsError
+from spiketrack.representations import InputSettings
+
+
+class Batch(NamedTuple):
+    """B samples of T time steps.
+
+    events: (T, B, C, H, W) uint8, int8 or float32. labelled: (T, B) bool. labels: those of the labelled steps,
+    time-major, in input pixels; identities are counted in each sequence. names: where each sample comes from, for
+    messages. fresh: (B,) bool, where a sample does not go on where that place of the last batch ended.
+    """
+
+    events: Tensor
+    labelled: Tensor
+    labels: TrackLabels
+    names: list[str]
+    fresh: Tensor
+
+
+def make_batch(
+    encoded: Sequence[tuple[NDArray, list[Boxes | None]]], sequences: Sequence[int], names: list[str], fresh: list[bool]
+) -> Batch:
+    """Samples, each planes (T, C, H, W) and the labels of its steps, as a batch. sequences: which each is of."""
+    labels = [boxes for _, boxes in encoded]
+    steps = [(row[t], index) for t in range(len(labels[0])) for row, index in zip(labels, sequences, strict=True)]
+    known = [(boxes, index) for boxes, index in steps if boxes is not None]  # time-major, as labelled.T is
+    return Batch(
+        torch.from_numpy(np.stack([planes for planes, _ in encoded], axis=1)),
+        torch.tensor([[boxes is not None for boxes in row] for row in labels]).T.contiguous(),
+        pad_labels([boxes for boxes, _ in known], [index for _, index in known]),
+        names,
+        torch.tensor(fresh),
+    )
+
+
+def pad_labels(boxes: Sequence[Boxes], sequences: Sequence[int]) -> TrackLabels:
+    """Labels of N images, given in input pixels, padded to the fullest. sequences: which each image is of."""
+    n, m = len(boxes), max((len(b) for b in boxes), default=0)
+    corners, classes = np.zeros((n, m, 4), np.float32), np.zeros((n, m), np.int64)
+    valid, track_ids = np.zeros((n, m), bool), np.full((n, m), NO_TRACK, np.int64)
+    for i, b in enumerate(boxes):
+        corners[i, : len(b)], classes[i, : len(b)], valid[i, : len(b)] = b.xyxy, b.class_id, True
+        track_ids[i, : len(b)] = b.track_id
+    columns = (corners, classes, valid, track_ids, np.array(sequences, np.int64))
+    return TrackLabels(*map(torch.from_numpy, columns))
+
+
+def read_ahead(batches: Iterator[Batch], ahead: int = 1) -> Generator[Batch]:
+    """The same batches, the next ones (at most `ahead`) being made by a second thread while the caller works on one."""
+
+    def following() -> Batch | None:
+        return next(batches, None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+        coming = deque(reader.submit(following) for _ in range(ahead))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(reader.submit(following))
+            yield batch
+
+
+def check_sizes(sequences: Sequence[LabelledSequence], settings: InputSettings, augment: AugmentSettings) -> None:
+    """Raise SettingsError where the sequences' inputs would not fit into one batch or are too small for the network."""
+    sizes = {settings.size(sequence.height, sequence.width) for sequence in sequences}
+    if len(sizes) > 1 and not augment.crop:
+        raise SettingsError(
+            f"the sequences come from sensors of different size, inputs would be {sorted(sizes)} "
+            "(height, width); set input.height and input.width, or data.augment.crop"
+        )
+    if augment.crop:
+        _check_crop(augment.crop, settings, sequences)
+    elif min(min(size) for size in sizes) < STRIDES[-1]:
+        raise SettingsError(
+            f"inputs would be {sorted(sizes)} (height, width); the network's cells need {STRIDES[-1]} pixels a side"
+        )
+
+
+def _check_crop(crop: tuple[int, int], settings: InputSettings, sequences: Sequence[LabelledSequence]) -> None:
+    width, height = min(s.width for s in sequences), min(s.height for s in sequences)
+    if settings.width or settings.height or settings.crop:
+        raise SettingsError(
+            "data.augment.crop sets the size of the input; it needs input.width, input.height and input.crop to be null"
+        )
+    if settings.shortest_side:  # sensors of any size: what is smaller than the crop is padded
+        if min(crop) < STRIDES[-1]:
+            raise SettingsError(
+                f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells need {STRIDES[-1]} pixels a side"
+            )
+        factors = sorted({settings.enlargement(s.height, s.width) for s in sequences})
+        if any(side % factor for side in crop for factor in factors):
+            raise SettingsError(
+                f"data.augment.crop is {crop[0]} x {crop[1]}; input.least_side enlarges the sensors' pixels {factors} "
+                "times, which must divide it"
+            )
+        return
+    if not (STRIDES[-1] <= crop[0] <= width and STRIDES[-1] <= crop[1] <= height):
+        raise SettingsError(
+            f"data.augment.crop is {crop[0]} x {crop[1]}; the network's cells and the sensors allow "
+            f"{STRIDES[-1]} .. {width} by {STRIDES[-1]} .. {height}"
+        )
