@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.etram import LabelledSequence
@@ -29,6 +30,20 @@ class EvaluationSettings(BaseModel):
     reset_every: int | None = Field(
         None, ge=1, description="time steps after which the state is forgotten; null carries it over the recording"
     )
+    chunk_steps: int = Field(
+        8, ge=1, description="time steps that the network sees at once; the result does not depend on it"
+    )
+    labelled_only: bool = Field(
+        False,
+        description="with reset_every: run only so many time steps before each label time, from a fresh state; for "
+        "slices much shorter than the time between labels",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.labelled_only and self.reset_every is None:
+            raise ValueError("labelled_only needs reset_every, the number of time steps before a label time")
+        return self
 
     @field_validator("protocol")
     @classmethod
@@ -85,8 +100,14 @@ def run_sequence(
     _, labelled, times = sequence.steps(detector.input.slice_us)
     time_of_step = dict(zip(labelled.tolist(), times.tolist(), strict=True))
     detections, tracks = [], []
-    first, steps = steps_of(detector, sequence, settings)
-    for step, result in enumerate(track(steps, build_tracker(tracking)), start=first):
+    if settings.labelled_only:
+        numbered = zip(
+            time_of_step, track(_steps_at_labels(detector, sequence, settings), build_tracker(tracking)), strict=True
+        )
+    else:
+        first, steps = steps_of(detector, sequence, settings, chunk_steps=settings.chunk_steps)
+        numbered = enumerate(track(steps, build_tracker(tracking)), start=first)
+    for step, result in numbered:
         if step in time_of_step:
             detections.append(result.detections.at_time(time_of_step[step]))
             tracks.append(result.tracks.at_time(time_of_step[step]))
@@ -107,3 +128,14 @@ def steps_of(
     start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
     reset = {} if settings.reset_every is None else {"reset_every": settings.reset_every}
     return first, detector.detect(sequence.open(), start_us=start, end_us=end, **reset, **options)
+
+
+def _steps_at_labels(detector: Detector, sequence: LabelledSequence, settings: EvaluationSettings) -> Iterator[Step]:
+    """The time steps that label times end, each the last of `reset_every` steps from a fresh state."""
+    recording, slice_us = sequence.open(), detector.input.slice_us
+    anchor, labelled, _ = sequence.steps(slice_us)
+    span = (settings.reset_every or 1) * slice_us
+    for step in labelled.tolist():
+        end = anchor + (step + 1) * slice_us
+        *_, last = detector.detect(recording, start_us=end - span, end_us=end, reset_every=settings.reset_every)
+        yield last

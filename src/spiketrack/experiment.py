@@ -14,8 +14,14 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from spiketrack.datasets.etram import find_sequences, read_class_names
-from spiketrack.datasets.sequences import DataSettings, TrainingSamples
+from spiketrack.datasets.etram import (
+    LabelledSequence,
+    find_sequences,
+    grouped_classes,
+    in_groups,
+    read_class_names,
+)
+from spiketrack.datasets.sequences import DataSettings, SampleChoice, TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.families import DEFAULT_FAMILY, family_named
@@ -107,9 +113,8 @@ def experiment_class(tree: dict[str, Any]) -> type[Experiment]:
 def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
     """The training run of an experiment, at its beginning. Seeds torch, then builds the network."""
     data, training = experiment.data, experiment.training
-    class_names = read_class_names(data.root)
-    sequences = find_sequences(data.root, data.train_split, class_names, data.filters)
-    validation = find_sequences(data.root, data.val_split, class_names, data.filters)
+    class_names, sequences = split_of(data, data.train_split)
+    _, validation = split_of(data, data.val_split)
     torch.manual_seed(experiment.seed)
     detector = Detector.build(experiment.model, experiment.input, experiment.decoding, class_names)
     loader = StreamSamples if training.state == "carried" else TrainingSamples
@@ -122,8 +127,19 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
         seed=experiment.seed,
         cache_mb=data.cache_mb,
         balance=data.balance,
+        choice=SampleChoice.of(data),
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
+
+
+def split_of(data: DataSettings, split: str) -> tuple[tuple[str, ...], list[LabelledSequence]]:
+    """The classes to learn and the labelled sequences of a split of the data."""
+    class_names = read_class_names(data.root)
+    sequences = find_sequences(data.root, split, class_names, data.filters, data.labels_dir)
+    if data.groups is None:
+        return class_names, sequences
+    group_of = grouped_classes(class_names, data.groups)
+    return tuple(data.groups), [in_groups(sequence, group_of) for sequence in sequences]
 
 
 def evaluate_split(
@@ -140,13 +156,12 @@ def evaluate_split(
     Raises SettingsError where the checkpoint was trained on other classes.
     """
     detector = Detector.load(weights, experiment.training.device)
-    class_names = read_class_names(experiment.data.root)
+    class_names, sequences = split_of(experiment.data, split)
     if detector.class_names != class_names:
         raise SettingsError(
             f"{weights}: trained on the classes {', '.join(detector.class_names)}; "
             f"{experiment.data.root} has {', '.join(class_names)}"
         )
-    sequences = find_sequences(experiment.data.root, split, class_names, experiment.data.filters)
     run = evaluate_streaming if streaming else evaluate
     return run(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,13 +77,18 @@ class TrainingSettings(OptimizerSettings):
         description="of the network's forward and backward pass (weights, loss and inference stay float32); float16 "
         "scales the loss; auto is bfloat16 where the processor computes it natively",
     )
+    read_ahead: int = Field(1, ge=1, description="batches that are made while the network works on one")
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, after an optimizer step. seconds: spent in this process; steps_done of them in it."""
+    """Where a run stands, after an optimizer step. seconds: spent in this process; steps_done of them in it.
+
+    batch: of `batches` in the epoch, from 1. terms: what the loss consists of, by the names of its terms. samples: what
+    the batch was made of. waited: of `seconds`, those in which the network waited for samples.
+    """
 
     epoch: int
     epochs: int
@@ -93,6 +98,11 @@ class Progress:
     seconds: float
     loss: float
     learning_rate: float
+    batch: int
+    batches: int
+    terms: Mapping[str, float]
+    samples: Sequence[str]
+    waited: float
 
     @property
     def seconds_left(self) -> float:
@@ -147,11 +157,14 @@ class Trainer:
         A stop waits for the step in progress and writes `last.pt`; `resume` continues from it.
         """
         started, first_step = time.monotonic(), self.step
+        waited, waiting_since = 0.0, started
         with stop_requested() as stop:
             while not self.finished:
-                for batch in read_ahead(self.samples.epoch(self.epoch, self.batch)):
+                for batch in read_ahead(self.samples.epoch(self.epoch, self.batch), self.settings.read_ahead):
+                    waited += time.monotonic() - waiting_since
                     terms, rate = self._step(batch)
-                    self._sums += torch.stack(terms).detach().double().cpu()
+                    values = torch.stack(terms).detach().double().cpu()
+                    self._sums += values
                     self.batch, self.step = self.batch + 1, self.step + 1
                     # asked once an update: a signal that comes later waits for the next one
                     stopping = self._updated and stop()
@@ -168,11 +181,18 @@ class Trainer:
                             seconds,
                             float(terms.total.detach()),
                             rate,
+                            self.batch,
+                            self.batches[self.epoch],
+                            dict(zip(self._term_names, values.tolist(), strict=True)),
+                            batch.names,
+                            waited,
                         )
                     )
                     if stopping:
                         return False
+                    waiting_since = time.monotonic()
                 on_epoch(self._end_epoch())
+                waiting_since = time.monotonic()
         return True
 
     @property
@@ -305,8 +325,12 @@ class Trainer:
         return {
             **described,
             "seed": self.samples.seed,
-            "data": {"augment": self.samples.augment.model_dump(), "balance": self.samples.balance},
-            "training": self.settings.model_dump(exclude={"device"}),
+            "data": {
+                "augment": self.samples.augment.model_dump(),
+                "balance": self.samples.balance,
+                **self.samples.choice._asdict(),
+            },
+            "training": self.settings.model_dump(exclude={"device", "read_ahead"}),
             "evaluation": self.evaluation.model_dump(),
         }
 

@@ -95,9 +95,9 @@ def test_bfloat16_features_cost_what_the_rounded_numbers_cost():
 def test_targets_as_rows_name_the_positive_locations():
     features, labels, labelled = random_case(5)
     loss, predictions = DetectionLoss(LossSettings()), predictions_of(features)
-    (_, assignment), (_, targets) = (
-        call(predictions, labels, labelled) for call in (loss.with_assignment, loss.with_targets)
-    )
+    _, assignment = loss.with_assignment(predictions, labels, labelled)
+    locations, values = features.shape[-2:]
+    targets = assignment.dense(labels, locations, values - SIDES)
     assert torch.equal(targets.positive.nonzero(), torch.stack([assignment.image, assignment.location], dim=1))
     torch.testing.assert_close(targets.scores.sum(-1)[targets.positive], assignment.strength)
     assert torch.equal(targets.boxes[targets.positive], labels.boxes[assignment.image, assignment.label])

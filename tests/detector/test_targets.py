@@ -201,6 +201,15 @@ def test_equals_go_to_the_first_location_and_the_first_label(way):
     torch.testing.assert_close(found.strength, torch.ones(10), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_areas_beyond_float32_still_overlap(way):
+    box = torch.tensor([0.0, 0.0, 1e30, 1e30])
+    labels = LabelBatch(box.view(1, 1, 4), torch.tensor([[0]]), torch.tensor([[True]]))
+    logits = torch.arange(len(POINTS)).view(1, -1, 1) / 20
+    found = by_way(way, logits, box.expand(1, len(POINTS), 4), GRID, labels, topk=1, alpha=0.5, beta=6.0)
+    assert found.location.tolist() == [len(POINTS) - 1]
+
+
 def test_a_prediction_that_is_not_a_number_takes_nobodys_place():
     box = torch.tensor([8.0, 8.0, 40.0, 40.0])
     labels = LabelBatch(box.view(1, 1, 4), torch.tensor([[0]]), torch.tensor([[True]]))

@@ -129,7 +129,7 @@ def test_embeddings_are_grouped_by_stream_and_track_over_all_steps(seed):
     assert int(terms.partnered) == partnered
     assert len(z) < int(terms.positives)  # one label has no track id
     alone = DetectionLoss(TrackLossSettings())(predictions, labels.detection, labelled)
-    assert (terms.box, terms.classes, terms.dfl, terms.positives) == alone[1:]
+    assert (terms.box, terms.classes, terms.dfl, terms.positives, terms.background) == alone[1:]
     torch.testing.assert_close(terms.total, alone.total + terms.track)
     terms.total.backward()
     grad = predictions.embeddings.grad

@@ -24,7 +24,6 @@ from spiketrack.detector.targets import (
     Assignment,
     Grid,
     LabelBatch,
-    Targets,
     ciou,
     locations_inside,
     task_aligned_targets,
@@ -114,12 +113,6 @@ class DetectionLoss:
         order of `labelled` (time-major). Raises ValueError where the two do not agree. The total is not finite if a
         class logit is not, or a box inside a label."""
         return self.with_assignment(predictions, labels, labelled)[0]
-
-    def with_targets(self, predictions: Predictions, labels: LabelBatch, labelled: Tensor) -> tuple[LossTerms, Targets]:
-        """The loss, and the targets that it was taken against, a row for every location."""
-        terms, assignment = self.with_assignment(predictions, labels, labelled)
-        locations, features = predictions.features.shape[-2:]
-        return terms, assignment.dense(labels, locations, features - SIDES)
 
     def with_assignment(
         self, predictions: Predictions, labels: LabelBatch, labelled: Tensor

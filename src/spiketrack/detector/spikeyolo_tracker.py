@@ -18,14 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from spiketrack.boxes import Boxes
-from spiketrack.detector.decode import (
-    DecodeSettings,
-    expected_sides,
-    non_maximum_suppression,
-    sides_to_boxes,
-    to_sensor,
-)
-from spiketrack.detector.spikeyolo import REG_MAX, Maps, ModelSettings, Predictions, SpikeYOLO, by_location
+from spiketrack.detector.decode import DecodeSettings, find
+from spiketrack.detector.spikeyolo import Maps, ModelSettings, Predictions, SpikeYOLO, by_location
 from spiketrack.spiking import ILIFSettings, StateFlow
 from spiketrack.spiking.layers import SpikeConv, SpikeConvBias
 from spiketrack.spiking.neurons import State
@@ -116,36 +110,15 @@ def decode_with_embeddings(
     times_us: (T, B), the end of each step's slice. scale: sensor pixels per input pixel in x and y. sensor: (width,
     height). Raises ValueError for predictions without embeddings, or where anything is not finite.
     """
-    features, embeddings = predictions.features, predictions.embeddings
+    embeddings = predictions.embeddings
     if embeddings is None:
         raise ValueError("decode: the predictions carry no embeddings; they are not of a SpikeYOLOTracker")
-    if not (torch.isfinite(features).all() and torch.isfinite(embeddings).all()):
+    if not torch.isfinite(embeddings).all():
         raise ValueError("decode: the network's predictions are not finite; its weights or its input are broken")
-    steps, batch = features.shape[:2]
-    result: list[list[EmbeddedDetections]] = [[] for _ in range(steps)]
-    for t, b in np.ndindex(steps, batch):
-        place, class_id, score, xyxy = _decode_one(features[t, b], predictions, settings, scale, sensor)
-        boxes = Boxes.of(int(times_us[t, b]), xyxy, class_id, score)
-        result[t].append(EmbeddedDetections(boxes, unit(embeddings[t, b, place]).cpu().numpy()))
+    found = find(predictions, settings, scale=scale, sensor=sensor)
+    result: list[list[EmbeddedDetections]] = [[] for _ in found]
+    for t, b in np.ndindex(*embeddings.shape[:2]):
+        own = found[t][b]
+        boxes = Boxes.of(int(times_us[t, b]), own.xyxy, own.class_id, own.score)
+        result[t].append(EmbeddedDetections(boxes, unit(embeddings[t, b, own.location]).cpu().numpy()))
     return result
-
-
-def _decode_one(
-    features: Tensor,
-    predictions: Predictions,
-    settings: DecodeSettings,
-    scale: tuple[float, float],
-    sensor: tuple[int, int],
-) -> tuple[Tensor, NDArray, NDArray, NDArray]:
-    """Location, class, score and box of the detections of one step and stream. features: (A, 4 * 16 + K)."""
-    scores = features[:, 4 * REG_MAX :].sigmoid()
-    flat = scores.flatten()
-    candidates = torch.nonzero(flat >= settings.score).squeeze(1)
-    best = flat[candidates].topk(min(len(candidates), settings.max_candidates))  # sorted, best first
-    candidates = candidates[best.indices]
-    place, class_id = candidates // scores.shape[1], (candidates % scores.shape[1]).cpu().numpy()
-    sides = expected_sides(features[place, : 4 * REG_MAX])
-    xyxy = sides_to_boxes(sides, predictions.points[place], predictions.strides[place]).float().cpu().numpy()
-    xyxy, score = to_sensor(xyxy, scale, sensor), best.values.float().cpu().numpy()
-    keep = non_maximum_suppression(xyxy, score, class_id, settings.nms_iou)[: settings.max_boxes]
-    return place[torch.from_numpy(keep).to(place.device)], class_id[keep], score[keep], xyxy[keep]

@@ -101,7 +101,14 @@ class TrackLoss:
         track, partnered = contrastive_loss(unit(embeddings), samples.objects, self.settings.temperature)
         track = track * self.settings.track_gain
         return TrackLossTerms(
-            terms.total + track, terms.box, terms.classes, terms.dfl, track, terms.positives, partnered, terms.background
+            terms.total + track,
+            terms.box,
+            terms.classes,
+            terms.dfl,
+            track,
+            terms.positives,
+            partnered,
+            terms.background,
         )
 
 
