@@ -41,7 +41,15 @@ from spiketrack.boxes import Boxes, iou
 from spiketrack.events import Events
 from spiketrack.metrics import TrackingScore, tracking_scores
 from spiketrack.recordings import open_recording
-from spiketrack.tracking import ByteTrack, ByteTrackSettings, OCSort, OCSortSettings, Tracker
+from spiketrack.tracking import (
+    ByteTrack,
+    ByteTrackSettings,
+    EventMotionSettings,
+    OCSort,
+    OCSortSettings,
+    Tracker,
+    build_tracker,
+)
 
 WIDE_BYTETRACK = ByteTrackSettings(
     high_score=0.4, match_limit=0.98, second_match_limit=0.8, unconfirmed_match_limit=0.95
@@ -183,7 +191,8 @@ def event_motion(folder: Path) -> None:
                 scenes, updates, seconds = [], 0, 0.0
                 for (path, labels, events), seed in itertools.product(recordings, range(3)):
                     kept = labels[np.isin(labels.t, np.unique(labels.t)[::every])]
-                    tracker, tracks = make(), []
+                    settings = make().settings.model_copy(update={"events": EventMotionSettings(enabled=given)})
+                    tracker, tracks = build_tracker(settings), []
                     for t, boxes in degraded(kept, seed):
                         started = time.process_time()
                         tracks.append(tracker.update(boxes, t, events=events if given else None))
