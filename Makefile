@@ -21,7 +21,7 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'spiketrack needs CPython 3.11 to 3.13'"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[video,aedat,blosc,dev]"
+	$(BIN)/python -m pip install --quiet -e ".[video,aedat,blosc,export,search,dev]"
 	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	touch $@
 
@@ -44,10 +44,12 @@ traffic: install  ## Simulate the data of the shipped network and train it: abou
 	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 70 --val-scenes 4 --test-scenes 0 --duration 1.5s --seed 1 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 16 --duration 3s --seed 100 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/test_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 8 --duration 3s --seed 101 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/light --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 80 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 2 --spread 1 --light-traffic 4 --jobs 2
 	mkdir -p data/traffic/HDF5 && cp data/static/classes.txt data/traffic/
 	for split in train val; do for camera in static moving; do ln -sfn ../../$$camera/HDF5/$$split data/traffic/HDF5/$${split}_$$camera; done; done
+	ln -sfn ../../light/HDF5/train data/traffic/HDF5/train_light
 	for camera in static moving; do ln -sfn ../../test_$$camera/HDF5/test data/traffic/HDF5/test_$$camera; done
-	$(BIN)/spiketrack train experiments/traffic.yaml --out runs/traffic $$(test -f runs/traffic/last.pt && echo --resume)
+	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --out runs/traffic $$(test -f runs/traffic/last.pt && echo --resume)
 
 test: install  ## Run the tests.
 	$(BIN)/python -m pytest -m "not slow"

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.etram import LabelledSequence, find_sequences
+from spiketrack.detector.decode import DecodeSettings
+from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import LabelError, SettingsError
 from spiketrack.evaluation import EvaluationSettings, evaluate, run_sequence
 from spiketrack.metrics import average_precision
-from spiketrack.pipeline import Step
+from spiketrack.pipeline import Detector, Step
 from spiketrack.recordings import windows
 from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrackSettings
@@ -221,3 +223,33 @@ def test_times_known_to_be_empty_follow_the_protocol():
         scores = average_precision([("one", labels, detections)], ["car"], protocol, annotated)
         assert (scores.label_times, scores.detections_elsewhere) == (times, 1)
         assert scores.ap50 == pytest.approx(ap50)
+
+
+def test_only_what_leads_to_a_label_is_run(squares):
+    """Each label time gets what a fresh state and the steps before it give; nothing else is run."""
+    sequence = find_sequences(squares, "test", CLASS_NAMES)[0]
+    torch.manual_seed(0)
+    detector = Detector.build(ModelSettings(), InputSettings(slice_us=100), DecodeSettings(score=0.0), CLASS_NAMES)
+    detector.model.eval()
+    settings = EvaluationSettings(reset_every=4, labelled_only=True)
+    result = run_sequence(detector, sequence, ByteTrackSettings(), settings)
+    times = np.unique(sequence.labels.t)
+    assert np.unique(result.detections.t).tolist() == times.tolist()
+    for time in times.tolist():
+        *_, step = detector.detect(sequence.open(), start_us=time - 400, end_us=time)
+        expected = step.detections
+        assert np.array_equal(result.detections.at(time).xyxy, expected.xyxy)
+    with pytest.raises(ValidationError, match="labelled_only needs reset_every"):
+        EvaluationSettings(labelled_only=True)
+
+
+def test_the_size_of_pieces_changes_nothing(squares):
+    torch.manual_seed(0)
+    input = InputSettings(slice_us=20_000)
+    detector = Detector.build(ModelSettings(), input, DecodeSettings(score=0.0, max_boxes=5), CLASS_NAMES)
+    detector.model.eval()
+    sequence = find_sequences(squares, "test", CLASS_NAMES)[0]
+    whole, single = (
+        run_sequence(detector, sequence, ByteTrackSettings(), EvaluationSettings(chunk_steps=n)) for n in (None, 3)
+    )
+    np.testing.assert_allclose(whole.detections.xyxy, single.detections.xyxy, atol=1e-3)

@@ -222,6 +222,7 @@ def test_the_traffic_experiment_trains_and_evaluates_on_sensors_of_two_sizes(tmp
             f"data.root={tmp_path / 'data'}",
             "data.augment.crop=[48, 40]",
             "input.shortest_side=64",
+            "input.least_side=60",
             "training.epochs=1",
             "training.batch_size=4",
             f"input.slice_us={SLICE_US}",

@@ -533,3 +533,16 @@ def test_patience_ends_a_run_that_does_not_get_better(squares, tmp_path):
 def test_other_schedules_by_hand(schedule, rates):
     settings = TrainingSettings.model_validate({"learning_rate": 1.0, "warm_up": 0.0, **schedule})
     assert {step: pytest.approx(learning_rate(settings, step, 40)) for step in rates} == rates
+
+
+def test_a_new_run_starts_from_the_weights_of_another(squares, whole, tmp_path):
+    trainer = make_trainer(squares, tmp_path, seed=3)
+    path = whole[0].run_dir / "last.pt"
+    trainer.start_from(path)
+    weights = dict(load_checkpoint(path)["weights"])
+    assert_same(dict(trainer.model.state_dict()), weights)
+    assert_same(dict(trainer.average.state_dict()), weights)
+    assert (trainer.epoch, trainer.step, trainer.best_map) == (0, 0, -1.0)
+    other = make_trainer(squares, tmp_path, input=InputSettings(slice_us=SLICE_US, bins=2))
+    with pytest.raises(CheckpointError, match=r"of another model"):
+        other.start_from(path)

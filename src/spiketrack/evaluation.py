@@ -30,8 +30,8 @@ class EvaluationSettings(BaseModel):
     reset_every: int | None = Field(
         None, ge=1, description="time steps after which the state is forgotten; null carries it over the recording"
     )
-    chunk_steps: int = Field(
-        8, ge=1, description="time steps that the network sees at once; the result does not depend on it"
+    chunk_steps: int | None = Field(
+        None, ge=1, description="time steps that the network sees at once; the result does not depend on it; null: 8"
     )
     labelled_only: bool = Field(
         False,
@@ -105,7 +105,7 @@ def run_sequence(
             time_of_step, track(_steps_at_labels(detector, sequence, settings), build_tracker(tracking)), strict=True
         )
     else:
-        first, steps = steps_of(detector, sequence, settings, chunk_steps=settings.chunk_steps)
+        first, steps = steps_of(detector, sequence, settings)
         numbered = enumerate(track(steps, build_tracker(tracking)), start=first)
     for step, result in numbered:
         if step in time_of_step:
@@ -126,8 +126,9 @@ def steps_of(
     earliest = int(labelled[0])  # -1 where the first label is earlier than one slice
     first = min(earliest, max(0, earliest - settings.warm_up_steps))
     start, end = anchor + first * slice_us, anchor + (int(labelled[-1]) + 1) * slice_us
-    reset = {} if settings.reset_every is None else {"reset_every": settings.reset_every}
-    return first, detector.detect(sequence.open(), start_us=start, end_us=end, **reset, **options)
+    given = {name: getattr(settings, name) for name in ("reset_every", "chunk_steps")}
+    options = {**{name: value for name, value in given.items() if value is not None}, **options}
+    return first, detector.detect(sequence.open(), start_us=start, end_us=end, **options)
 
 
 def _steps_at_labels(detector: Detector, sequence: LabelledSequence, settings: EvaluationSettings) -> Iterator[Step]:

@@ -28,8 +28,9 @@ from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from spiketrack.detector.loss import LossSettings
+from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.diagnosis import zero_map_causes
-from spiketrack.errors import CheckpointError, TrainingError
+from spiketrack.errors import CheckpointError, SettingsError, TrainingError
 from spiketrack.evaluation import EvaluationSettings, evaluate
 from spiketrack.history import EpochRecord, write_history
 from spiketrack.optimizing import (
@@ -78,8 +79,15 @@ class TrainingSettings(OptimizerSettings):
         "scales the loss; auto is bfloat16 where the processor computes it natively",
     )
     read_ahead: int = Field(1, ge=1, description="batches that are made while the network works on one")
+    pin_memory: bool = Field(False, description="with a GPU: batches in page-locked memory, which it copies faster")
+    recompute: bool = Field(
+        False, description="compute activations a second time instead of keeping them: less memory, the same gradients"
+    )
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
+
+
+_OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "recompute"}  # for losses and weights
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,10 @@ class Trainer:
         self.settings, self.evaluation, self.run_dir = settings, evaluation, run_dir
         self.device = usable_device(settings.device)
         self.model = detector.model.to(self.device)
+        if isinstance(self.model, SpikeYOLO):
+            self.model.recompute = settings.recompute
+        elif settings.recompute:
+            raise SettingsError("training.recompute: only SpikeYOLO and SpikeYOLOTracker can; set it to false")
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, settings)
         self.precision = _precision(settings.precision, self.device)
@@ -224,7 +236,7 @@ class Trainer:
             torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
             torch.set_grad_enabled(labelled or (settings.state == "carried" and deep)),
         ):
-            events = batch.events.to(self.device).float()
+            events = self._on_device(batch.events).float()
             predictions, state = self.model(events, self._state_for(batch))
         if labelled:
             labels = type(batch.labels)(*(tensor.to(self.device) for tensor in batch.labels))
@@ -238,6 +250,11 @@ class Trainer:
             self.state = state if keep else tuple(tensor.detach() for tensor in state)
             self.unlabelled = self.unlabelled + 1 if keep else 0
         return terms, rate
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        if self.settings.pin_memory and self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def _state_for(self, batch: Batch) -> State | None:
         """What the neurons of every stream remember: nothing where a recording begins."""
@@ -330,9 +347,23 @@ class Trainer:
                 "balance": self.samples.balance,
                 **self.samples.choice._asdict(),
             },
-            "training": self.settings.model_dump(exclude={"device", "read_ahead"}),
+            "training": self.settings.model_dump(exclude=_OF_NO_CONSEQUENCE),
             "evaluation": self.evaluation.model_dump(),
         }
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a checkpoint instead of random ones; the rest of the run is a new one.
+
+        Raises CheckpointError where they are of another network.
+        """
+        content = load_checkpoint(path)
+        if "weights" not in content:
+            raise CheckpointError(f"{path}: holds no network")
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content["weights"].items()
+        }
+        load_weights(self.model, weights, path)
+        load_weights(self.average, weights, path)
 
     def resume(self) -> None:
         """Continue from `last.pt`. Raises CheckpointError where it is of another run."""

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from moving_squares import CLASS_NAMES, SLICE_US, square_sequence, write_sequence
 
 from spiketrack.boxes import Boxes
-from spiketrack.datasets.etram import find_sequences, label_steps, read_class_names
+from spiketrack.datasets.etram import find_sequences, grouped_classes, in_groups, label_steps, read_class_names
 from spiketrack.errors import LabelError, RecordingError, SettingsError
-from spiketrack.recordings import LABEL_DTYPE
+from spiketrack.recordings import LABEL_DTYPE, save_labels
 
 
 def labels_at(times):
@@ -234,3 +234,46 @@ def test_annotated_times_of_another_kind_are_refused(folder, wrong):
         np.save(split / "one_times.npy", wrong)
     with pytest.raises(LabelError, match=r"one_times\.npy: .*annotated times"):
         find_sequences(folder, "train", CLASS_NAMES)
+
+
+def test_labels_reach_steps_that_have_none():
+    labels = labels_at([1000, 1650])
+    assert [part.tolist() for part in label_steps(labels, 100)[1:]] == [[9, 16], [1000, 1650]]
+    # ends of steps: 9 at 1000, 10 at 1100, ...; step 16 ends at 1700 but has 1650, step 12 (1300) has none in reach
+    anchor, steps, times = label_steps(labels, 100, reach_us=200)
+    assert anchor == 0
+    assert steps.tolist() == [7, 8, 9, 10, 11, 14, 15, 16, 17]
+    assert times.tolist() == [1000] * 5 + [1650] * 4
+    # between two label times the nearer one speaks, and a step with its own keeps it
+    _, steps, times = label_steps(labels_at([1000, 1400]), 100, reach_us=300)
+    assert dict(zip(steps.tolist(), times.tolist(), strict=True))[12] == 1400  # ends at 1300
+    assert dict(zip(steps.tolist(), times.tolist(), strict=True))[10] == 1000
+    assert dict(zip(steps.tolist(), times.tolist(), strict=True))[13] == 1400
+
+
+def test_a_split_of_several_folders_with_labels_elsewhere(tmp_path):
+    events, labels = square_sequence(0, 0, 4)
+    for folder, name in (("train_h5_1", "a"), ("train_h5_2", "b"), ("other", "c")):
+        write_sequence(tmp_path / "HDF5" / folder, name, events, None)
+    labels_dir = tmp_path / "labels"
+    for folder, name in (("eight_class_annotations_train", "a"), (".", "b"), (".", "c")):
+        (labels_dir / folder).mkdir(parents=True, exist_ok=True)
+        save_labels(labels_dir / folder / f"{name}_bbox.npy", labels)
+    found = find_sequences(tmp_path, "train_h5_1, other", CLASS_NAMES, labels_dir=labels_dir)
+    assert [sequence.name for sequence in found] == ["other/c", "train_h5_1/a"]
+    assert len(find_sequences(tmp_path, "train", CLASS_NAMES, labels_dir=labels_dir)) == 2
+    with pytest.raises(SettingsError, match=r"no folder for split 'none'; there are"):
+        find_sequences(tmp_path, "other,none", CLASS_NAMES)
+
+
+def test_classes_are_learnt_in_groups(squares):
+    group_of = grouped_classes(("a", "b", "c"), {"later": ("c",), "both": ("a", "b")})
+    assert group_of.tolist() == [1, 1, 0]
+    sequence = find_sequences(squares, "train", CLASS_NAMES)[1]
+    assert set(sequence.labels.class_id.tolist()) == {1}
+    swapped = in_groups(sequence, grouped_classes(CLASS_NAMES, {"L": ("large",), "S": ("small",)}))
+    assert set(swapped.labels.class_id.tolist()) == {0}
+    assert set(sequence.labels.class_id.tolist()) == {1}  # records are not changed
+    for groups in ({"x": ("a", "b")}, {"x": ("a", "b"), "y": ("b", "c")}, {"x": ("a", "b", "c", "d")}):
+        with pytest.raises(SettingsError, match="exactly one group"):
+            grouped_classes(("a", "b", "c"), groups)

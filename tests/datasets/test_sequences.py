@@ -7,9 +7,9 @@ from moving_squares import CLASS_NAMES, SLICE_US, write_sequence
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings, draw
-from spiketrack.datasets.batches import pad_labels
+from spiketrack.datasets.batches import pad_labels, read_ahead
 from spiketrack.datasets.etram import LabelledSequence, find_sequences, label_steps, load_sequence
-from spiketrack.datasets.sequences import TrainingSamples
+from spiketrack.datasets.sequences import SampleChoice, TrainingSamples
 from spiketrack.errors import SettingsError
 from spiketrack.events import Events
 from spiketrack.representations import InputSettings
@@ -434,3 +434,44 @@ def test_padding_by_hand():
     assert track_ids.tolist() == [[7, 9], [-1, -1]]
     assert sequences.tolist() == [3, 4]
     assert pad_labels([], []).boxes.shape == (0, 0, 4)
+
+
+def test_overlapping_samples_and_a_limit_for_each_recording(tmp_path):
+    path = write_sequence(tmp_path, "long", Events.repaired([50], [3], [3], [1], 64, 64)[0], None)
+    labels = Boxes.of(list(range(100, 4100, 100)), [[2, 2, 40, 40]] * 40, 0)  # steps 0 .. 39 of 100 us
+    sequence = LabelledSequence("long", path, 64, 64, labels, Counter())
+
+    def firsts(epoch=0, **choice):
+        samples = TrainingSamples(
+            [sequence], InputSettings(slice_us=100), PLAIN, steps=8, batch_size=4, seed=0, choice=SampleChoice(**choice)
+        )
+        return sorted(sample.first for sample in samples.samples(epoch))
+
+    plain, overlapping = firsts(), firsts(overlap=0.25)
+    assert set(np.diff(plain)) == {8}
+    assert set(np.diff(overlapping)) == {6}  # 2 of 8 steps are seen twice
+    for starts in (plain, overlapping):
+        assert starts[0] <= 0 < starts[0] + 8  # over the whole recording, both ends included
+        assert starts[-1] <= 39 < starts[-1] + 8
+    limited = [firsts(epoch, samples_per_recording=3) for epoch in range(8)]
+    assert {len(starts) for starts in limited} == {3}
+    assert len({tuple(starts) for starts in limited}) > 1  # drawn anew
+    assert firsts(3, samples_per_recording=3) == limited[3]
+
+
+def test_batches_are_read_further_ahead():
+    made = []
+
+    def batches():
+        for number in range(6):
+            made.append(number)
+            yield number
+
+    for ahead in (1, 3):
+        made.clear()
+        assert list(read_ahead(batches(), ahead)) == list(range(6))
+        reader = read_ahead(batches(), ahead)
+        made.clear()
+        assert next(reader) == 0
+        reader.close()  # waits for what was begun
+        assert len(made) == ahead + 1

@@ -10,6 +10,7 @@ from moving_squares import write_sequence
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings
 from spiketrack.datasets.etram import LabelledSequence
+from spiketrack.datasets.sequences import SampleChoice
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.errors import SettingsError
 from spiketrack.events import Events
@@ -105,4 +106,17 @@ def test_balance_is_refused(sequences):
     with pytest.raises(SettingsError, match=r"with training.state carried it must be 0"):
         StreamSamples(
             sequences, InputSettings(slice_us=SLICE_US), AugmentSettings(), steps=1, batch_size=1, seed=0, balance=0.5
+        )
+
+
+def test_a_choice_of_samples_is_refused(sequences):
+    with pytest.raises(SettingsError, match=r"data\.overlap, .* choose single samples"):
+        StreamSamples(
+            sequences,
+            InputSettings(slice_us=SLICE_US),
+            AugmentSettings(),
+            steps=1,
+            batch_size=1,
+            seed=0,
+            choice=SampleChoice(overlap=0.25),
         )

@@ -16,7 +16,8 @@ from spiketrack.detector.loss import (
     distribution_focal_loss,
 )
 from spiketrack.detector.spikeyolo import Predictions, locations
-from spiketrack.detector.targets import LabelBatch
+from spiketrack.detector.targets import LabelBatch, box_overlap, ciou
+from spiketrack.errors import SettingsError
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "targets.py"
 _spec = importlib.util.spec_from_file_location("benchmark_of_loss", _PATH)
@@ -181,3 +182,70 @@ def test_no_labelled_step_at_all():
     terms.total.backward()
     assert terms.total.item() == 0
     assert not features.grad.any()
+
+
+def one_object(logits, **settings):
+    """Terms of one location of stride 8 with an object of class 0 over all of it, and 5 without, for given logits."""
+    points, strides = locations([(2, 2), (1, 1), (1, 1)], torch.device("cpu"))
+    features = torch.zeros(1, 1, 6, SIDES + 3)
+    features[..., SIDES:] = torch.tensor(logits)
+    labels = LabelBatch(
+        torch.tensor([[[0.0, 0.0, 8.0, 8.0]]]), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1) > 0
+    )
+    predictions = Predictions(features, points, strides)
+    return DetectionLoss(LossSettings(**settings))(predictions, labels, torch.ones(1, 1, dtype=torch.bool))
+
+
+def test_parts_of_the_class_term_by_hand():
+    # one positive location, whose target is its CIoU (scaled to the best): -log p at logit 0 whatever the target
+    plain = one_object(0.0, class_gain=1.0)
+    weight = one_object(0.0, class_gain=2.0)
+    assert int(plain.positives) == 1
+    assert float(plain.background) == pytest.approx(17 * math.log(2))  # 18 logits, one of them of the object
+    assert float(plain.classes) == pytest.approx(18 * math.log(2))
+    assert float(weight.background) == pytest.approx(2 * 17 * math.log(2))
+    half = one_object(0.0, class_gain=1.0, background_gain=0.5)
+    assert float(half.background) == pytest.approx(8.5 * math.log(2))
+    assert float(half.classes) == pytest.approx(9.5 * math.log(2))
+    weighed = one_object(0.0, class_gain=1.0, class_weights=(3, 1, 1))
+    assert float(weighed.background) == pytest.approx(17 * math.log(2))
+    assert float(weighed.classes) == pytest.approx(20 * math.log(2))
+    with pytest.raises(SettingsError, match="2 for 3 classes"):
+        one_object(0.0, class_weights=(1, 1))
+
+
+def test_smoothed_labels_share_the_target_at_positive_locations_only():
+    logits = [2.0, -1.0, 0.5]
+    settings = {"class_gain": 1.0, "label_smoothing": 0.3}
+    terms = one_object(logits, **settings)
+    cost = torch.nn.functional.softplus(torch.tensor(logits))
+    # y (1 - e) + e / K of the target of the one positive location
+    target = float(aligned_target(logits))
+    wanted = torch.tensor([0.8, 0.1, 0.1]) * target
+    at_object = cost - wanted * torch.tensor(logits)
+    assert float(terms.background) == pytest.approx(float(5 * cost.sum()), rel=1e-5)
+    assert float(terms.classes) == pytest.approx(float(5 * cost.sum() + at_object.sum()), rel=1e-5)
+
+
+def aligned_target(logits):
+    """The target of the positive location: what one_object's class term of plain labels follows from."""
+    plain = one_object(logits, class_gain=1.0)
+    cost = torch.nn.functional.softplus(torch.tensor(logits))
+    return (6 * cost.sum() - plain.classes) / logits[0]
+
+
+@pytest.mark.parametrize("logit", [-12.0, -4.0, 0.0, 2.0])
+def test_focal_loss_with_smoothed_labels_pushes_positives_up(logit):
+    features = torch.full((1, 3), logit, requires_grad=True)
+    loss = DetectionLoss(LossSettings(class_loss="focal", label_smoothing=0.1))
+    cost, _ = loss._class_costs(features, torch.tensor([1]), torch.tensor([0.8]))
+    cost.sum().backward()
+    assert features.grad[0, 1] < 0
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("iou", 1 / 7), ("giou", 1 / 7 - 2 / 9), ("diou", 1 / 7 - 2 / 18)])
+def test_overlaps_of_the_box_term_by_hand(kind, expected):
+    # squares of 2 shifted by (1, 1): 1 of 7 in common, hull 3 x 3, centres a distance of sqrt 2 apart
+    one, other = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 1, 3, 3]])
+    assert float(box_overlap(one, other, kind)) == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(box_overlap(one, other, "ciou"), ciou(one, other))

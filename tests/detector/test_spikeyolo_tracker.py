@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +193,21 @@ def test_decoding_without_detections_or_without_embeddings():
     predictions.embeddings[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
         decode_with_embeddings(predictions, times, DecodeSettings(), **where)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_recomputed_activations_give_the_same_gradients_norms_and_state(carried):
+    torch.manual_seed(0)
+    plain = SpikeYOLOTracker(TrackerModelSettings(embedding_dim=8), 2, 3).train()
+    again = copy.deepcopy(plain)
+    again.recompute = True
+    x = torch.randint(0, 4, (2, 2, 2, 64, 64)).float()
+    results = []
+    for model in (plain, again):
+        state = model(x)[1] if carried else None
+        predictions, after = model(x, None if state is None else tuple(part.detach() for part in state))
+        (predictions.features.square().mean() + predictions.embeddings.sum() * 1e-3).backward()
+        results.append((after, [p.grad for p in model.parameters()], list(model.buffers())))
+    for one, other in zip(*results, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert [norm.momentum for norm in again.modules() if isinstance(norm, torch.nn.BatchNorm2d)].count(0.0) == 0

@@ -59,6 +59,9 @@ def train(
     config: Config,
     out: Annotated[Path | None, typer.Option(help="folder of the run; default runs/<name>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in that folder")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="begin with the weights of a checkpoint of the same network, in a new run")
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Train a detector; interrupt with Ctrl-C, continue with --resume."""
@@ -73,6 +76,8 @@ def train(
     trainer = trainer_of(experiment, run_dir)
     if resume:
         trainer.resume()
+    elif start_from is not None:
+        trainer.start_from(start_from)
     write_whole(run_dir / "experiment.yaml", dump_experiment(experiment), SettingsError)
     with _training_progress() as (on_step, on_epoch):
         finished = trainer.run(on_step, on_epoch)

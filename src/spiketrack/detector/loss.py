@@ -24,7 +24,8 @@ from spiketrack.detector.targets import (
     Assignment,
     Grid,
     LabelBatch,
-    ciou,
+    Overlap,
+    box_overlap,
     locations_inside,
     task_aligned_targets,
 )
@@ -40,6 +41,7 @@ class LossSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     box_gain: float = Field(7.5, ge=0, description="factor of the CIoU term")
+    box_overlap: Overlap = Field("ciou", description="overlap that the box term is 1 minus of")
     class_gain: float = Field(0.5, ge=0, description="factor of the class term")
     dfl_gain: float = Field(1.5, ge=0, description="factor of the distribution term")
     class_loss: Literal["bce", "focal"] = Field("bce", description="binary cross entropy, or focal")
@@ -156,7 +158,8 @@ class DetectionLoss:
         nothing = (background - unobjected.sum()).detach() / norm * settings.background_gain * settings.class_gain
 
         wanted = labels.boxes[image, label]  # (P, 4)
-        box = ((1 - ciou(_boxes(rows, place, predictions), wanted)) * weight).sum() / norm * settings.box_gain
+        overlap = box_overlap(_boxes(rows, place, predictions), wanted, settings.box_overlap)
+        box = ((1 - overlap) * weight).sum() / norm * settings.box_gain
         points, strides = predictions.points[place], predictions.strides[place, None]
         sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=-1) / strides
         cost = distribution_focal_loss(rows[:, :SIDES].unflatten(-1, (4, REG_MAX)), sides)  # (P, 4)

@@ -80,12 +80,13 @@ class SpikeYOLO(nn.Module):
 
     `predictions, state = model(x, state)`: x (T, B, C, H, W) float, any H, W >= 32; state None is a fresh start.
     A sequence cut into pieces, with the state handed on, gives the predictions of the whole (in eval mode; in
-    training batch statistics differ).
+    training batch statistics differ). recompute: the backbone's activations are computed again in the backward pass.
     """
 
     def __init__(self, settings: ModelSettings, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.settings, self.in_channels, self.num_classes = settings, in_channels, num_classes
+        self.recompute = False
         depth, width, deep_ratio, _, most = SCALES[settings.scale]
         neuron = settings.neuron
         c1, c2, c3, c4 = (int(min(channels, most) * width) for channels in (128, 256, 512, 1024))
@@ -138,10 +139,11 @@ class SpikeYOLO(nn.Module):
         return Predictions(features, points, strides)
 
     def _backbone(self, x: Tensor, flow: StateFlow) -> Maps:
-        x = run(self.stage1, self.stem(x.contiguous(memory_format=torch.channels_last), flow), flow)
-        p3 = run(self.stage2, self.down2(x, flow), flow)
-        p4 = run(self.stage3, self.down3(p3, flow), flow)
-        p5 = self.sppf(run(self.stage4, self.down4(p4, flow), flow), flow)
+        again = self.recompute and torch.is_grad_enabled()
+        x = run(self.stage1, self.stem(x.contiguous(memory_format=torch.channels_last), flow), flow, again)
+        p3 = run(self.stage2, self.down2(x, flow), flow, again)
+        p4 = run(self.stage3, self.down3(p3, flow), flow, again)
+        p5 = self.sppf(run(self.stage4, self.down4(p4, flow), flow, again), flow)
         return p3, p4, p5
 
     def _neck(self, p3: Tensor, p4: Tensor, p5: Tensor, flow: StateFlow) -> Maps:
@@ -193,10 +195,10 @@ class _Branch(nn.Module):
         return self.last(self.second(self.first(x, flow), flow), flow)
 
 
-def run(blocks: Iterable[nn.Module], x: Tensor, flow: StateFlow) -> Tensor:
-    """The blocks one after the other."""
+def run(blocks: Iterable[nn.Module], x: Tensor, flow: StateFlow, recompute: bool = False) -> Tensor:
+    """The blocks one after the other. recompute: without keeping what is inside them for the backward pass."""
     for block in blocks:
-        x = block(x, flow)
+        x = flow.recomputed(block, x) if recompute else block(x, flow)
     return x
 
 

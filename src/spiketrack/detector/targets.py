@@ -12,12 +12,14 @@ with one list of all (label, location inside it) on other devices. Both give the
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spiketrack.detector.spikeyolo import STRIDES
+
+Overlap = Literal["ciou", "iou", "giou", "diou"]
 
 
 class LabelBatch(NamedTuple):
@@ -93,15 +95,31 @@ def ciou(a: Tensor, b: Tensor) -> Tensor:
 
     Source: Zheng et al., AAAI 2020, equations 6 to 11; alpha carries no gradient. Returns (...).
     """
+    return box_overlap(a, b, "ciou")
+
+
+def box_overlap(a: Tensor, b: Tensor, kind: Overlap) -> Tensor:
+    """IoU of boxes that broadcast against each other (..., 4) xyxy, less a penalty. Returns (...).
+
+    giou: of the hull's empty part (Rezatofighi et al., CVPR 2019); diou: of the distance of the centres; ciou: of that
+    and of the shapes (Zheng et al., AAAI 2020).
+    """
     eps = 1e-7
     size_a, size_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0)
     intersection = overlap[..., 0] * overlap[..., 1]
     union = size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - intersection
     iou = intersection / (union + eps)
+    if kind == "iou":
+        return iou
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    if kind == "giou":
+        area = hull[..., 0] * hull[..., 1]
+        return iou - (area - union) / (area + eps)
     distance = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]).square().sum(-1) / 4
     diagonal = hull.square().sum(-1) + eps
+    if kind == "diou":
+        return iou - distance / diagonal
     angle_a = torch.atan(size_a[..., 0] / (size_a[..., 1] + eps))
     angle_b = torch.atan(size_b[..., 0] / (size_b[..., 1] + eps))
     v = (4 / math.pi**2) * (angle_a - angle_b).square()

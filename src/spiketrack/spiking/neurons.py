@@ -12,11 +12,13 @@ The gradient passes straight through the rounding inside the closed window 0 <= 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class ILIFSettings(BaseModel):
@@ -120,11 +122,44 @@ class StateFlow:
         self._left.append(rest)
         return spikes.flatten(0, 1)
 
+    def recomputed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """`block(x, flow)` whose activations are not kept but computed again in the backward pass.
+
+        Norms are left as one pass leaves them. Source: Chen et al., "Training deep nets with sublinear memory cost",
+        2016.
+        """
+        given = () if self._given is None else self._given[len(self._left) :]
+
+        def run(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            flow = StateFlow(self.steps, given or None)
+            return block(x, flow), *flow._left
+
+        y, *left = checkpoint(
+            run, x, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_kept(block))
+        )
+        self._left += left
+        return y
+
     def finish(self) -> State:
         """The state to hand to the next call; raises ValueError where the given one was of another network."""
         if self._given is not None and len(self._given) != len(self._left):
             raise ValueError(f"state of {len(self._given)} neuron layers given, the network has {len(self._left)}")
         return tuple(self._left)
+
+
+@contextmanager
+def _norms_kept(block: nn.Module) -> Generator[None]:
+    """Batch norms that use the statistics of the batch, but do not count it a second time."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # with a momentum of 0 the running statistics stay as they are
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 class ILIF(nn.Module):
