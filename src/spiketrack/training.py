@@ -359,9 +359,8 @@ class Trainer:
         content = load_checkpoint(path)
         if "weights" not in content:
             raise CheckpointError(f"{path}: holds no network")
-        weights = {
-            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content["weights"].items()
-        }
+        saved: dict[str, Tensor] = content["weights"]
+        weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in saved.items()}
         load_weights(self.model, weights, path)
         load_weights(self.average, weights, path)
 
