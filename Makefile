@@ -39,7 +39,7 @@ demo-train: install  ## Train SpikeYOLO-p on moving shapes for about three minut
 	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/run/evaluation
 	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/run/tracks
 
-traffic: install  ## Simulate the data of the shipped network and train it: about an hour and a half on two cores.
+traffic: install  ## Simulate the data of the shipped network and train it: two hours.
 	$(BIN)/spiketrack simulate --out data/static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 180 --val-scenes 8 --test-scenes 0 --duration 1.5s --seed 0 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 70 --val-scenes 4 --test-scenes 0 --duration 1.5s --seed 1 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 16 --duration 3s --seed 100 --spread 1 --jobs 2
@@ -50,6 +50,7 @@ traffic: install  ## Simulate the data of the shipped network and train it: abou
 	ln -sfn ../../light/HDF5/train data/traffic/HDF5/train_light
 	for camera in static moving; do ln -sfn ../../test_$$camera/HDF5/test data/traffic/HDF5/test_$$camera; done
 	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --out runs/traffic $$(test -f runs/traffic/last.pt && echo --resume)
+	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic/best.pt --set training.epochs=2 --set training.learning_rate=1.0e-3 --set training.warm_up=0.02 --set training.validate_every=2 --set seed=1 --out runs/traffic_more
 
 test: install  ## Run the tests.
 	$(BIN)/python -m pytest -m "not slow"

@@ -295,4 +295,11 @@ def pycocotools_precision(sequences: list[tuple[str, Boxes, Boxes]], classes: in
 
 
 def test_protocol_names_are_those_documented() -> None:
-    assert list(PROTOCOLS) == ["prophesee-gen1", "rvt-gen1", "prophesee-1mpx", "prophesee-etram", "cordone", "unfiltered"]
+    assert list(PROTOCOLS) == [
+        "prophesee-gen1",
+        "rvt-gen1",
+        "prophesee-1mpx",
+        "prophesee-etram",
+        "cordone",
+        "unfiltered",
+    ]

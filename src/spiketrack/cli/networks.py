@@ -113,9 +113,7 @@ def evaluate(
     ] = False,
     streaming: Annotated[
         bool,
-        typer.Option(
-            "--streaming", help="feed one step at a time, measure the latency, score what was known in time"
-        ),
+        typer.Option("--streaming", help="feed one step at a time, measure the latency, score what was known in time"),
     ] = False,
     overrides: Set = None,
 ) -> None:
