@@ -392,6 +392,7 @@ def test_metrics_json_holds_every_number(tmp_path):
         "min_side": 0.0,
         "skip_us": None,
         "tolerance_us": None,
+        "grid_us": None,
     }
     assert detection["score_threshold"] == pytest.approx(0.7)
     assert (detection["labels"], detection["detections"], detection["label_times"]) == (8, 6, 4)

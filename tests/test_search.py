@@ -79,7 +79,7 @@ def test_the_same_seed_draws_the_same_trials_and_another_one_others(begin):
 
 @pytest.mark.parametrize(("storage", "pruner"), [("journal", "hyperband"), ("sqlite", "median")])
 def test_a_search_in_two_parts_is_the_whole_one(begin, tmp_path, storage, pruner):
-    how = {"pruner": pruner, "epochs": 9}
+    how = {"pruner": pruner, "epochs": 4}
     whole, settings = begin("whole", trials=14, **how)
     assert run_search(settings, objective=quick_objectives.bowl)
     url = f"sqlite:///{tmp_path}/parts/study.db" if storage == "sqlite" else None
@@ -179,6 +179,26 @@ def test_a_silent_process_of_another_machine_is_dead_after_some_beats(begin):
     assert watch.dead(study.get_trials(False)) == []
     time.sleep(0.15)
     assert [dead.number for dead in watch.dead(study.get_trials(False))] == [0]
+
+
+def test_a_process_that_was_taken_for_dead_leaves_the_trial_to_others(begin, caplog):
+    study, settings = begin(trials=2)
+    scores = []
+
+    def objective(attempt):
+        if not scores:
+            other = open_study(settings)
+            assert give_back(other, other.get_trials()[-1], killed=True)
+        scores.append(attempt.number)
+        attempt.report(1, 0.5)
+        return 0.5
+
+    with caplog.at_level(logging.INFO, logger="spiketrack.search"):
+        assert run_search(settings, objective=objective)
+    assert scores == [0, 0, 1]
+    assert "trial 0 was taken for dead and is run by another process" in caplog.text
+    found, _ = write_results(study, settings)
+    assert [(trial.state, trial.attempts) for trial in found.trials] == [("complete", 2), ("complete", 1)]
 
 
 def test_only_one_of_two_gives_a_trial_back(begin):
