@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml Makefile
 	touch $@
 
 demo: install  ## Simulate traffic, find and track what moves in it with the shipped network, draw.
-	$(BIN)/spiketrack simulate --out $(DEMO)/traffic --preset davis346 --preset gen1 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 4 --duration 4s --seed 7 --jobs 2 --view
+	$(BIN)/spiketrack simulate --out $(DEMO)/traffic --preset davis346 --preset gen1 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 2 --duration 3s --seed 7 --jobs 2 --view
 	$(BIN)/spiketrack evaluate experiments/traffic.yaml --set data.root=$(DEMO)/traffic --out $(DEMO)/evaluation
 	$(BIN)/spiketrack track $(DEMO)/traffic/HDF5/test/test_0000_td.h5 --out $(DEMO)/tracks
 	@echo; echo "scenes  $(DEMO)/traffic/view/contact_sheet.png"
