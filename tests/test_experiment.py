@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,22 @@ from pydantic import BaseModel
 
 from spiketrack.classification import load_classification
 from spiketrack.detector.checkpoint import save_checkpoint
+from spiketrack.detector.families import FAMILIES
+from spiketrack.detector.spikeyolo import ModelSettings
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Events
+from spiketrack.experiment import EXPERIMENTS as EXPERIMENT_CLASSES
 from spiketrack.experiment import (
     Experiment,
+    SSDExperiment,
     dump_experiment,
     evaluate_split,
+    experiment_class,
     load_experiment,
     trainer_of,
 )
+from spiketrack.history import read_history
+from spiketrack.pipeline import Detector
 from spiketrack.settings import describe_settings
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
@@ -236,6 +244,89 @@ def test_the_traffic_experiment_trains_and_evaluates_on_sensors_of_two_sizes(tmp
     result = evaluate_split(experiment, tmp_path / "run" / "last.pt", "test")
     assert [(r.sequence.name, r.sequence.width) for r in result.sequences] == [("test_0", 64), ("test_1", 144)]
     assert result.detection.label_times == 8
+
+
+def test_each_family_has_an_experiment_with_its_own_settings():
+    assert set(EXPERIMENT_CLASSES) == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        experiment = experiment_class({"model": {"family": name}}).model_validate(tree(model={"family": name}))
+        settings = (experiment.model, experiment.decoding, experiment.training.loss)
+        assert tuple(map(type, settings)) == (family.model, family.decoding, family.loss)
+        assert experiment.model.family == name
+        described = yaml.safe_load(describe_settings(type(experiment)))
+        assert described["model"] == experiment.model.model_dump(mode="json")
+        assert described["training"]["loss"] == experiment.training.loss.model_dump(mode="json")
+
+
+def test_a_file_without_a_family_is_of_spikeyolo(write):
+    assert load_experiment(write(tree(model={"scale": "n"}))).model == ModelSettings(scale="n")
+    assert type(load_experiment(write(tree(model={"family": "SSD"})))) is SSDExperiment
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"family": "YOLO"}, r"model.family: 'YOLO' is not known; there are SpikeYOLO, SpikeYOLOTracker, SSD"),
+        ({"family": "SSD", "scale": "p"}, r"unknown key model.scale; the nearest known is .*backbone"),
+        ({"backbone": "32-ST-VGG"}, r"unknown key model.backbone; .*known here: family, scale, neuron"),
+    ],
+)
+def test_keys_of_another_family_are_named(write, model, message):
+    with pytest.raises(SettingsError, match=message):
+        load_experiment(write(tree(model=model)))
+
+
+@pytest.fixture(scope="module")
+def trained_ssd(squares, tmp_path_factory):
+    """The recipe of experiments/nmnist_ssd.yaml at a hundredth of its size: (experiment, folder of the run, losses)."""
+    (path,) = [path for path in EXPERIMENTS if path.name == "nmnist_ssd.yaml"]
+    overrides = [
+        f"data.root={squares}",
+        f"input.slice_us={SLICE_US}",
+        "model.backbone=4,8,8s2,8s2,8s2",
+        "model.extras=[8, 8, 8]",
+        "training.epochs=10",
+        "training.batch_size=2",
+        "training.precision=float32",
+        "training.validate_every=10",
+        "evaluation.warm_up_steps=1",
+    ]
+    experiment, folder, losses = load_experiment(path, overrides), tmp_path_factory.mktemp("ssd"), []
+    assert trainer_of(experiment, folder).run(lambda progress: losses.append(progress.loss))
+    (folder / "tiny_ssd.yaml").write_text(dump_experiment(experiment))
+    return experiment, folder, losses
+
+
+def test_an_ssd_trains_without_reset(trained_ssd):
+    experiment, folder, losses = trained_ssd
+    assert (type(experiment), experiment.training.state) == (SSDExperiment, "carried")
+    assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
+    record = read_history(folder / "history.json")[-1]
+    assert record.loss == pytest.approx(record.box + record.classes, rel=1e-5)
+    assert record.dfl is None
+    detector = Detector.load(folder / "last.pt")
+    assert (detector.name, detector.model.settings) == ("4,8,8s2,8s2,8s2+SSD", experiment.model)
+    assert not detector.model.training
+
+
+def test_evaluation_of_an_ssd_with_and_without_its_memory(trained_ssd, run):
+    """The command says which of the two it was, and they differ."""
+    experiment, folder, _ = trained_ssd
+    found = {}
+    for name, options in {
+        "carried": [],
+        "reset every 2 steps": ["--reset-per-sample"],
+        "reset every 3 steps": ["--set", "evaluation.reset_every=3"],
+    }.items():
+        where = ["--weights", folder / "last.pt", "--out", folder / name]
+        code, _, err = run("evaluate", folder / "tiny_ssd.yaml", *where, *options)
+        assert code == 0, err
+        metrics = json.loads((folder / name / "metrics.json").read_text())
+        assert metrics["facts"]["state"] == name
+        found[name] = metrics
+    assert experiment.training.steps == 2
+    scores = [str(metrics["detection"]) for metrics in found.values()]
+    assert len(set(scores)) == 3
 
 
 def tiny(squares, **training):

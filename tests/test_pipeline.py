@@ -6,6 +6,8 @@ from moving_squares import CLASS_NAMES, SLICE_US, square_sequence, write_sequenc
 
 from spiketrack.boxes import Boxes
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
+from spiketrack.detector.ssd import SSDSettings
+from spiketrack.detector.ssd_decode import SSDDecodeSettings
 from spiketrack.errors import CheckpointError, RecordingError, SettingsError
 from spiketrack.events import Events
 from spiketrack.pipeline import Detector, track
@@ -185,6 +187,62 @@ def test_a_checkpoint_gives_the_same_detector_back(detector, recording, tmp_path
             np.testing.assert_array_equal(getattr(a.detections, name), getattr(b.detections, name))
 
 
+def test_a_checkpoint_of_before_there_were_families_is_of_spikeyolo(detector, tmp_path):
+    content = detector.content()
+    del content["model"]["family"]
+    save_checkpoint(tmp_path / "old.pt", content)
+    old = Detector.load(tmp_path / "old.pt")
+    assert (old.name, old.model.settings) == ("SpikeYOLO-p", detector.model.settings)
+
+
+def loud_ssd():
+    """A small SSD whose neurons fire and that finds something in every step."""
+    torch.manual_seed(0)
+    model = SSDSettings(backbone="4,8,8s2,8s2,8s2", extras=(8, 8, 8))
+    decoding = SSDDecodeSettings(score=0.05, max_boxes=10)
+    detector = Detector.build(model, InputSettings(slice_us=SLICE_US), decoding, CLASS_NAMES)
+    norms = [module for module in detector.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # one pass gives the statistics of its batch
+    with torch.no_grad():
+        detector.model(torch.poisson(torch.full((4, 2, 2, 64, 64), 0.2)))
+    detector.model.eval()
+    return detector
+
+
+def test_an_ssd_goes_through_the_same_pipeline(recording, tmp_path):
+    detector = loud_ssd()
+    save_checkpoint(tmp_path / "ssd.pt", detector.content())
+    loaded = Detector.load(tmp_path / "ssd.pt")
+    assert loaded.name == "4,8,8s2,8s2,8s2+SSD"
+    whole = list(loaded.detect(recording))
+    assert_same_steps(list(detector.detect(recording, chunk_steps=3)), whole)
+    late = next(detector.detect(recording, start_us=whole[4].window.start_us))
+    assert not np.allclose(late.detections.score, whole[4].detections.score, atol=1e-4)
+    small = write_sequence(tmp_path, "strip", Events.empty(64, 31), None)
+    with pytest.raises(SettingsError, match=r"an input of 64 x 31 pixels is smaller than a cell"):
+        next(detector.detect(small))
+
+
+@pytest.mark.parametrize("build", [loud_detector, loud_ssd])
+def test_a_state_that_is_forgotten_every_three_steps(recording, build):
+    """The same as single windows of three steps, each from a fresh state; the last one is shorter."""
+    detector = build()
+    steps = list(detector.detect(recording, reset_every=3, chunk_steps=2))
+    start = steps[0].window.start_us
+    pieces = [
+        step
+        for first in (0, 3, 6)
+        for step in detector.detect(
+            recording, start_us=start + first * SLICE_US, end_us=start + min(first + 3, 8) * SLICE_US
+        )
+    ]
+    assert_same_steps(steps, pieces)
+    carried = list(detector.detect(recording))
+    assert_same_steps(steps[:3], carried[:3])
+    assert not np.allclose(steps[3].detections.score, carried[3].detections.score, atol=1e-4)
+
+
 def test_detecting_changes_no_weight(detector, recording):
     before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
     list(detector.detect(recording))
@@ -199,6 +257,9 @@ def test_a_checkpoint_of_something_else_is_refused(detector, tmp_path):
     content = detector.content()
     save_checkpoint(path, {**content, "model": {"scale": "xxl"}})
     with pytest.raises(CheckpointError, match=r"does not describe a detector .*xxl"):
+        Detector.load(path)
+    save_checkpoint(path, {**content, "model": {"family": "YOLO"}})
+    with pytest.raises(CheckpointError, match=r"does not describe a detector .*'YOLO' is not known"):
         Detector.load(path)
     save_checkpoint(path, {**content, "class_names": ["one", "two", "three"]})
     with pytest.raises(CheckpointError, match=r"other.pt: the weights are of another model: head.classes"):

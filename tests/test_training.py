@@ -24,12 +24,16 @@ from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.detector.decode import DecodeSettings
+from spiketrack.detector.families import family_named
 from spiketrack.detector.spikeyolo import ModelSettings
+from spiketrack.detector.ssd import SSDSettings
 from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings
 from spiketrack.optimizing import learning_rate, make_optimizer, update_average
 from spiketrack.pipeline import Detector
 from spiketrack.representations import InputSettings
+from spiketrack.spiking import ILIF, LIF
+from spiketrack.spiking.carried import CarriedState
 from spiketrack.stopping import stop_requested
 from spiketrack.training import Trainer, TrainingSettings
 
@@ -394,66 +398,130 @@ def test_outside_the_main_thread_nothing_is_asked():
     assert answers == [False]
 
 
-def carried_trainer(root, run_dir, **settings):
-    """A run whose state is carried through the recordings, two streams side by side."""
+STEPWISE_PREDICTIONS = {"features", "offsets", "logits"}  # (T, B, ...)
+SMALL_SSD = SSDSettings(backbone="4,4,4s2,8s2,8s2", extras=(8, 8, 8))
+
+
+def carried_trainer(root, run_dir, model=ModelSettings(), **settings):  # noqa: B008
+    """A run whose state is carried through the recordings, two streams side by side; four windows in an epoch."""
     torch.manual_seed(0)
     input = InputSettings(slice_us=SLICE_US)
+    family = family_named(model.family)
     training = TrainingSettings.model_validate(
         {"epochs": 2, "batch_size": 2, "steps": 2, "checkpoint_every": 2, "validate_every": 2, "state": "carried"}
         | settings
-    )
+    ).model_copy(update={"loss": family.loss()})
     samples = StreamSamples(
         find_sequences(root, "train", CLASS_NAMES)[:2], input, PLAIN, steps=training.steps, batch_size=2, seed=0
     )
-    detector = Detector.build(ModelSettings(), input, DecodeSettings(), CLASS_NAMES)
+    detector = Detector.build(model, input, family.decoding(), CLASS_NAMES)
     validation = find_sequences(root, "val", CLASS_NAMES)
     return Trainer(detector, samples, validation, training, EvaluationSettings(warm_up_steps=2), Path(run_dir))
 
 
-def test_windows_with_the_state_handed_on_cost_what_the_whole_costs(squares, tmp_path):
+def awake(trainer):
+    """The network in evaluation mode, with norms fitted to the first window: neurons fire, and remember."""
+    model, events = trainer.model.train(), next(trainer.samples.epoch(0)).events.float()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0  # one pass gives the statistics of its batch
+        model(events)
+    return model.eval()
+
+
+def without_labels(batch):
+    return batch._replace(
+        labelled=torch.zeros_like(batch.labelled), labels=type(batch.labels)(*(column[:0] for column in batch.labels))
+    )
+
+
+def rarely_labelled(trainer, every=3):
+    """The same run, but only the last of every so many windows of an epoch has labels."""
+    epoch = trainer.samples.epoch
+
+    def sparse(number, start=0):
+        for place, batch in enumerate(epoch(number, start), start=start):
+            yield batch if place % every == every - 1 else without_labels(batch)
+
+    trainer.samples.epoch = sparse
+    return trainer
+
+
+def take(trainer, *batches):
+    for batch in batches:
+        trainer._step(batch)
+        trainer.batch, trainer.step = trainer.batch + 1, trainer.step + 1
+
+
+@pytest.mark.parametrize("model", [ModelSettings(), SMALL_SSD], ids=lambda model: model.family)
+def test_windows_with_the_state_handed_on_cost_what_the_whole_costs(squares, tmp_path, model):
     """Chunk equivalence of the loss: norms in evaluation mode, as batch statistics are of one window."""
-    trainer = carried_trainer(squares, tmp_path)
-    model, windows = trainer.model.eval(), trainer.samples.epoch(0)
+    trainer = carried_trainer(squares, tmp_path, model)
+    model, windows = awake(trainer), trainer.samples.epoch(0)
     batches = [next(windows) for _ in range(3)]
     assert not batches[1].fresh.any()
-    costs, state = [], None
+    costs, fresh_costs, state = [], [], None
     with torch.no_grad():
-        for batch in batches:
-            predictions, state = model(batch.events.float(), state)
-            costs += [float(trainer.loss(predictions, batch.labels, batch.labelled).total)]
         whole, _ = model(torch.cat([batch.events for batch in batches]).float())
         for i, batch in enumerate(batches):
-            part = whole._replace(features=whole.features[2 * i : 2 * i + 2])
-            assert float(trainer.loss(part, batch.labels, batch.labelled).total) == pytest.approx(costs[i], rel=1e-5)
+            of_steps = {
+                name: rows[2 * i : 2 * i + 2] for name, rows in whole._asdict().items() if name in STEPWISE_PREDICTIONS
+            }
+            part = whole._replace(**of_steps)
+            predictions, state = model(batch.events.float(), state)
+            of_whole, of_piece, of_fresh = (
+                float(trainer.loss(found, batch.labels, batch.labelled).total)
+                for found in (part, predictions, model(batch.events.float())[0])
+            )
+            assert of_piece == pytest.approx(of_whole, rel=1e-5)
+            costs.append(of_piece)
+            fresh_costs.append(of_fresh)
+    assert costs[0] == fresh_costs[0]
+    assert all(cost != pytest.approx(fresh, rel=1e-4) for cost, fresh in zip(costs[1:], fresh_costs[1:], strict=True))
 
 
 def test_only_the_stream_that_begins_anew_forgets(squares, tmp_path):
     trainer = carried_trainer(squares, tmp_path)
-    batch = next(trainer.samples.epoch(0))
-    trainer._step(batch)
-    kept = trainer._state_for(batch._replace(fresh=torch.tensor([False, True])))
-    assert any(tensor.any() for tensor in kept)
-    for before, after in zip(trainer.state, kept, strict=True):
+    trainer._step(next(trainer.samples.epoch(0)))
+    kept = trainer.carried.begin(torch.tensor([False, True]))
+    assert any(membrane[0].any() for membrane in kept)
+    for before, after in zip(trainer.carried.state, kept, strict=True):
         assert torch.equal(before[0], after[0])
         assert not after[1].any()
 
 
-def test_a_carried_run_that_was_stopped_goes_on_to_the_same_result(squares, tmp_path):
-    whole = carried_trainer(squares, tmp_path / "whole")
-    losses = losses_of(whole)
-    first = carried_trainer(squares, tmp_path / "cut")
+@pytest.mark.parametrize(
+    ("model", "settings", "asked_at", "stops_at"),
+    [
+        (ModelSettings(), {"epochs": 1}, 2, 3),
+        (SMALL_SSD, {}, 2, 3),
+        # of four windows the third has labels: gradients reach back into the first two, so the stop waits for it
+        (SMALL_SSD, {"detach": "label", "checkpoint_every": 1}, 1, 3),
+        # its gradients wait for the update, which is at the end of the epoch
+        (SMALL_SSD, {"accumulate": 2, "checkpoint_every": 1}, 2, 4),
+    ],
+    ids=["SpikeYOLO", "SSD", "detach label", "accumulate"],
+)
+def test_a_carried_run_that_was_stopped_goes_on(squares, tmp_path, model, settings, asked_at, stops_at):
+    def trainer(name):
+        every = 3 if "checkpoint_every" in settings else 1
+        return rarely_labelled(carried_trainer(squares, tmp_path / name, model, **settings), every)
 
-    def ask(progress):
-        if progress.step == 3:
+    whole, first, second, told = trainer("whole"), trainer("cut"), trainer("cut"), []
+    losses = losses_of(whole)
+
+    def listen(progress):
+        told.append(progress.loss)
+        if progress.step == asked_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    told = []
-    assert not first.run(lambda progress: (told.append(progress.loss), ask(progress)))
-    second = carried_trainer(squares, tmp_path / "cut")
+    assert not first.run(listen)
+    assert first.step == stops_at
     second.resume()
-    assert second.state is not None
+    assert second.carried.state is not None
     assert told + losses_of(second) == losses
-    assert_same(dict(second.model.state_dict()), dict(whole.model.state_dict()))
+    assert_same_run(second.run_dir, whole.run_dir)
 
 
 @pytest.mark.parametrize("detach", ["window", "label"])
@@ -461,23 +529,89 @@ def test_gradients_reach_back_as_far_as_they_are_let(squares, tmp_path, detach):
     """A window without labels before one with labels: only detach label lets the loss reach its input."""
     trainer = carried_trainer(squares, tmp_path, detach=detach)
     batch = next(trainer.samples.epoch(0))
-    nothing = batch._replace(labelled=torch.zeros_like(batch.labelled))
-    trainer._step(nothing)
-    assert trainer.state is not None
-    assert all(tensor.requires_grad == (detach == "label") for tensor in trainer.state)
+    trainer._step(without_labels(batch))
+    assert all(membrane.requires_grad == (detach == "label") for membrane in trainer.carried.state)
     trainer._step(batch)
-    assert not any(tensor.requires_grad for tensor in trainer.state)
+    assert not any(membrane.requires_grad for membrane in trainer.carried.state)
 
 
 def test_no_more_windows_than_allowed_stay_in_the_graph(squares, tmp_path):
     trainer = carried_trainer(squares, tmp_path, detach="label", detach_after=2)
-    batch = next(trainer.samples.epoch(0))
-    nothing = batch._replace(labelled=torch.zeros_like(batch.labelled))
+    batch = without_labels(next(trainer.samples.epoch(0)))
     deep = []
     for _ in range(4):
-        trainer._step(nothing)
-        deep.append(trainer.state[0].requires_grad)
+        trainer._step(batch)
+        deep.append(trainer.carried.state[0].requires_grad)
     assert deep == [True, True, False, True]
+    trainer.batch = trainer.batches[0] - 1  # never over the end of an epoch
+    trainer._step(batch)
+    assert not trainer.carried.state[0].requires_grad
+
+
+def test_the_mean_loss_is_that_of_windows_with_labels(squares, tmp_path):
+    trainer = rarely_labelled(carried_trainer(squares, tmp_path, SMALL_SSD, epochs=1))
+    losses = losses_of(trainer)
+    assert [loss > 0 for loss in losses] == [False, False, True, False]
+    assert trainer.history[0].loss == pytest.approx(losses[2])
+
+
+def test_time_constants_are_learnt_although_the_state_is_cut_off(squares, tmp_path):
+    """The published code freezes each tau with its first detached state (facts/models.md, A.9)."""
+    trainer = carried_trainer(squares, tmp_path, SMALL_SSD)
+    w = trainer.model.backbone.stem.neuron.w
+    places = [float(w.detach())]
+    for batch in trainer.samples.epoch(0):
+        take(trainer, batch)
+        places.append(float(w.detach()))
+    assert w.requires_grad
+    assert len(set(places)) == len(places) == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    # r[t] = (r[t-1] + I) / 2 at most, and with what is left of I-LIF's soft reset r[t] = r[t-1] / 4 + I
+    [(SMALL_SSD, 1), (ModelSettings(), 4 / 3)],
+    ids=["SSD", "SpikeYOLO"],
+)
+def test_a_state_that_is_never_reset_stays_within_bounds(squares, tmp_path, model, most):
+    """No membrane grows beyond what the largest current I of its layer so far would charge it to in the long run."""
+    trainer = carried_trainer(squares, tmp_path, model)
+    model, carried, currents = awake(trainer), CarriedState(0), {}
+    layers = [layer for layer in model.modules() if isinstance(layer, ILIF | LIF)]
+    for layer in layers:
+        layer.register_forward_pre_hook(
+            lambda layer, args: currents.update({layer: max(currents.get(layer, 0), float(args[0].abs().max()))})
+        )
+    events, never = next(trainer.samples.epoch(0)).events.float(), torch.zeros(2, dtype=torch.bool)
+    with torch.no_grad():
+        for _ in range(40):
+            carried.hand_on(model(events, carried.begin(never))[1], reached=False)
+    assert len(currents) == len(carried.state)
+    for current, membrane in zip(currents.values(), carried.state, strict=True):
+        assert 0 < float(membrane.abs().max()) <= most * current * 1.001
+
+
+@pytest.mark.parametrize("labelled", [(0, 1), (0, 3), (1, 2), (2, 3)])
+def test_an_update_takes_the_gradients_of_so_many_windows_with_labels(squares, tmp_path, labelled):
+    """As by hand: the state goes from window to window, and the mean of two losses is what the weights follow."""
+    trainer = carried_trainer(squares, tmp_path, SMALL_SSD, accumulate=2, clip_norm=1e9)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)  # of the update before
+    first = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    model, state = copy.deepcopy(trainer.model), None
+    model.zero_grad()
+    for place, batch in enumerate(list(trainer.samples.epoch(0))[: labelled[1] + 1]):
+        assert all(torch.equal(weight, first[name]) for name, weight in trainer.model.named_parameters())
+        take(trainer, batch if place in labelled else without_labels(batch))
+        predictions, state = model(batch.events.float(), state)
+        state = tuple(membrane.detach() for membrane in state)
+        if place in labelled:
+            (trainer.loss(predictions, batch.labels, batch.labelled).total / 2).backward()
+    gradients, expected = ([p.grad for p in network.parameters()] for network in (trainer.model, model))
+    for gradient, by_hand in zip(gradients, expected, strict=True):
+        assert gradient is by_hand is None or torch.equal(gradient, by_hand)
+    weight = "backbone.stem.norm_conv.conv.weight"
+    assert not torch.equal(trainer.model.state_dict()[weight], first[weight])
 
 
 def test_accumulated_gradients_update_once(squares, tmp_path):

@@ -163,7 +163,7 @@ def evaluate_split(
             f"{experiment.data.root} has {', '.join(class_names)}"
         )
     run = evaluate_streaming if streaming else evaluate
-    return run(detector, sequences, experiment.evaluation, experiment.tracking, on_sequence)
+    return run(detector.fused(), sequences, experiment.evaluation, experiment.tracking, on_sequence)
 
 
 def dump_experiment(experiment: Experiment) -> str:

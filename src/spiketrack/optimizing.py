@@ -93,6 +93,13 @@ def _floats(module: nn.Module) -> Iterator[Tensor]:
     return (tensor for tensor in module.state_dict().values() if tensor.is_floating_point())
 
 
+def precision_of(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a setting; auto depends on the device."""
+    if name == "auto":
+        name = "bfloat16" if native_bfloat16(device) else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
 def native_bfloat16(device: torch.device) -> bool:
     """Whether the processor of a device multiplies bfloat16 itself; emulation is slower than float32."""
     if device.type == "cuda":

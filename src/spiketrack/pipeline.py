@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from spiketrack.boxes import Boxes
+from spiketrack.deploy import fuse
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
 from spiketrack.detector.families import DEFAULT_FAMILY, Family, Network, family_named
 from spiketrack.detector.shipped import shipped_weights
-from spiketrack.detector.ssd import SSDSettings
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Window
 from spiketrack.recordings import Recording, open_recording, windows
@@ -62,10 +62,7 @@ class Detector:
     @property
     def name(self) -> str:
         """The network in words: its family, and its scale or backbone."""
-        settings = self.model.settings
-        if isinstance(settings, SSDSettings):
-            return f"{settings.backbone}+SSD"
-        return f"{settings.family}-{settings.scale}"
+        return self.family.title(self.model.settings)
 
     @property
     def family(self) -> Family:
@@ -122,6 +119,13 @@ class Detector:
         if min(width, height) < 1:
             raise SettingsError(f"an input of {width} x {height} pixels cannot be; give at least 1 x 1")
         return replace(self, input=self.input.resized(width, height))
+
+    def fused(self) -> Detector:
+        """The same detector with every batch norm folded into its convolution, for inference: outputs agree to 1e-5.
+
+        The commands infer with it. It holds copies of the weights, and a checkpoint of it cannot be loaded.
+        """
+        return replace(self, model=fuse(self.model))
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint must hold for `load`."""

@@ -6,6 +6,7 @@ names the nearest one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -52,21 +53,34 @@ def load_settings(
 def describe_settings(model: type[BaseModel]) -> str:
     """Every key with its default and meaning, as commented YAML."""
     lines: list[str] = []
-    _describe(model, 0, lines)
+    _describe(model, None, 0, lines)
     return "\n".join(lines) + "\n"
 
 
-def _describe(model: type[BaseModel], depth: int, lines: list[str]) -> None:
+def _describe(model: type[BaseModel], values: BaseModel | None, depth: int, lines: list[str]) -> None:
+    """values: the defaults where the section that holds the model has its own."""
     indent = "  " * depth
     for key, field in model.model_fields.items():
-        default = field.get_default()
+        default = field.get_default() if values is None else getattr(values, key)
         of_union = type(default) if isinstance(default, BaseModel) else field.annotation
         if isinstance(of_union, type) and issubclass(of_union, BaseModel):
             lines.append(f"{indent}{key}:  # {field.description}")
-            _describe(of_union, depth + 1, lines)
+            _describe(of_union, default if isinstance(default, BaseModel) else None, depth + 1, lines)
             continue
-        value = "REQUIRED" if field.is_required() else yaml.safe_dump(default, explicit_end=False).split("\n")[0]
+        value = "REQUIRED" if values is None and field.is_required() else _on_one_line(default)
         lines.append(f"{indent}{key}: {value}  # {field.description}")
+
+
+class _Spelt(yaml.SafeDumper):
+    """Writes what occurs twice twice, instead of a reference to the first."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _on_one_line(value: Any) -> str:
+    """A setting as YAML, lists in brackets."""
+    return yaml.dump(value, Dumper=_Spelt, default_flow_style=True, width=math.inf).split("\n")[0]
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

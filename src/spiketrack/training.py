@@ -13,8 +13,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,21 +28,21 @@ from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from spiketrack.detector.loss import LossSettings
-from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.diagnosis import zero_map_causes
-from spiketrack.errors import CheckpointError, SettingsError, TrainingError
+from spiketrack.errors import CheckpointError, TrainingError
 from spiketrack.evaluation import EvaluationSettings, evaluate
 from spiketrack.history import EpochRecord, write_history
 from spiketrack.optimizing import (
     OptimizerSettings,
     learning_rate,
     make_optimizer,
-    native_bfloat16,
+    precision_of,
     update_average,
 )
 from spiketrack.pipeline import Detector, usable_device
+from spiketrack.progress import Progress
 from spiketrack.spiking.allocation import keep_freed_memory
-from spiketrack.spiking.neurons import State
+from spiketrack.spiking.carried import CarriedState
 from spiketrack.stopping import stop_requested
 from spiketrack.tracking import ByteTrackSettings
 
@@ -62,10 +62,10 @@ class TrainingSettings(OptimizerSettings):
     detach: Literal["window", "label"] = Field(
         "window",
         description="how far carried gradients reach back: to the beginning of the window, or to the last window with "
-        "labels, at most detach_after windows ago",
+        "labels, at most detach_after windows ago; never over the end of an epoch",
     )
     detach_after: int = Field(10, ge=1, description="of detach label: most windows without labels in the graph")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are averaged before an update")
+    accumulate: int = Field(1, ge=1, description="steps with labels whose gradients are averaged before an update")
     clip_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
     ema: float = Field(0.995, ge=0, lt=1, description="decay of the moving average of the weights, per step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always has one")
@@ -90,34 +90,6 @@ class TrainingSettings(OptimizerSettings):
 _OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "recompute"}  # for losses and weights
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, after an optimizer step. seconds: spent in this process; steps_done of them in it.
-
-    batch: of `batches` in the epoch, from 1. terms: what the loss consists of, by the names of its terms. samples: what
-    the batch was made of. waited: of `seconds`, those in which the network waited for samples.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    total_steps: int
-    steps_done: int
-    seconds: float
-    loss: float
-    learning_rate: float
-    batch: int
-    batches: int
-    terms: Mapping[str, float]
-    samples: Sequence[str]
-    waited: float
-
-    @property
-    def seconds_left(self) -> float:
-        """At the rate so far in this process."""
-        return (self.total_steps - self.step) * self.seconds / self.steps_done
-
-
 class Trainer:
     """One training run: the network, its average, the optimizer and the place in the schedule."""
 
@@ -134,20 +106,20 @@ class Trainer:
         self.settings, self.evaluation, self.run_dir = settings, evaluation, run_dir
         self.device = usable_device(settings.device)
         self.model = detector.model.to(self.device)
-        if isinstance(self.model, SpikeYOLO):
-            self.model.recompute = settings.recompute
-        elif settings.recompute:
-            raise SettingsError("training.recompute: only SpikeYOLO and SpikeYOLOTracker can; set it to false")
+        self.model.recompute = settings.recompute
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, settings)
-        self.precision = _precision(settings.precision, self.device)
+        self.precision = precision_of(settings.precision, self.device)
         log.info("training in %s on %s", str(self.precision).removeprefix("torch."), settings.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.loss = detector.family.criterion(settings.loss)
         self.batches = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
         self.epoch, self.batch, self.step = 0, 0, 0
-        self.state: State | None = None
-        self.unlabelled = 0
+        self.carried: CarriedState | None = None
+        if settings.state == "carried":
+            self.carried = CarriedState(settings.detach_after if settings.detach == "label" else 0)
+        self.losses, self.summed = 0, 0  # of the epoch so far; of these, whose gradients wait for an update
+        self._saved_at = 0
         self.best_map, self.waited = -1.0, 0
         self.history: list[EpochRecord] = []
         self._term_names = detector.family.terms._fields
@@ -178,9 +150,9 @@ class Trainer:
                     values = torch.stack(terms).detach().double().cpu()
                     self._sums += values
                     self.batch, self.step = self.batch + 1, self.step + 1
-                    # asked once an update: a signal that comes later waits for the next one
-                    stopping = self._updated and stop()
-                    if stopping or (self._updated and self._checkpoint_due):
+                    # asked where a checkpoint can stand: a signal that comes later waits for the next such place
+                    stopping = self._at_rest and stop()
+                    if stopping or (self._at_rest and self._checkpoint_due):
                         self.save()
                     seconds, done = time.monotonic() - started, self.step - first_step
                     on_step(
@@ -214,14 +186,14 @@ class Trainer:
         return self.epoch >= self.settings.epochs or (patience is not None and self.waited >= patience)
 
     @property
-    def _updated(self) -> bool:
-        """Whether the last step ended with an update: no gradients wait."""
-        return self.batch % self.settings.accumulate == 0 or self.batch == self.batches[self.epoch]
+    def _at_rest(self) -> bool:
+        """Whether a checkpoint holds everything: no gradients wait for an update, none will reach back from here."""
+        return self.summed == 0 and (self.carried is None or self.carried.in_graph == 0)
 
     @property
     def _checkpoint_due(self) -> bool:
         every = self.settings.checkpoint_every
-        return self.step // every > (self.step - self.settings.accumulate) // every
+        return self.step // every > self._saved_at // every
 
     def _step(self, batch: Batch) -> tuple[Any, float]:
         """One forward and backward pass, and the update where it is due; returns the loss terms and the rate."""
@@ -230,25 +202,26 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        labelled = bool(batch.labelled.any())
-        deep = settings.detach == "label" and self.unlabelled < settings.detach_after
+        labelled, last = bool(batch.labelled.any()), self.batch + 1 == self.batches[self.epoch]
+        reached = self.carried is not None and self.carried.may_reach and not labelled and not last
         with (
             torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
-            torch.set_grad_enabled(labelled or (settings.state == "carried" and deep)),
+            torch.set_grad_enabled(labelled or reached),
         ):
             events = self._on_device(batch.events).float()
-            predictions, state = self.model(events, self._state_for(batch))
+            before = None if self.carried is None else self.carried.begin(batch.fresh.to(self.device))
+            predictions, state = self.model(events, before)
         if labelled:
             labels = type(batch.labels)(*(tensor.to(self.device) for tensor in batch.labels))
             terms = self.loss(predictions, labels, batch.labelled.to(self.device))
             self._raise_unless_finite("loss", terms.total.detach(), batch)
-            self._backward(terms.total, batch)
+            self._backward(terms.total)
         else:
             terms = self.detector.family.terms(*torch.zeros(len(self._term_names), device=self.device))
-        if settings.state == "carried":
-            keep = not labelled and deep
-            self.state = state if keep else tuple(tensor.detach() for tensor in state)
-            self.unlabelled = self.unlabelled + 1 if keep else 0
+        if self.summed == settings.accumulate or (last and self.summed):
+            self._update(batch)
+        if self.carried is not None:
+            self.carried.hand_on(state, reached=reached)
         return terms, rate
 
     def _on_device(self, tensor: Tensor) -> Tensor:
@@ -256,22 +229,17 @@ class Trainer:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def _state_for(self, batch: Batch) -> State | None:
-        """What the neurons of every stream remember: nothing where a recording begins."""
-        if self.state is None:
-            return None
-        fresh = batch.fresh.to(self.device)
-        return tuple(tensor.masked_fill(fresh.view(-1, *(1,) * (tensor.ndim - 1)), 0) for tensor in self.state)
-
-    def _backward(self, loss: Tensor, batch: Batch) -> None:
-        """Gradients of a step, and the update after the last one of a group."""
-        settings = self.settings
-        if self.batch % settings.accumulate == 0:
+    def _backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those that wait for an update."""
+        accumulate = self.settings.accumulate
+        if self.summed == 0:
             self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss / settings.accumulate if settings.accumulate > 1 else loss).backward()
-        last = self.batch + 1 == self.batches[self.epoch]
-        if (self.batch + 1) % settings.accumulate and not last:
-            return
+        self.scaler.scale(loss / accumulate if accumulate > 1 else loss).backward()
+        self.losses, self.summed = self.losses + 1, self.summed + 1
+
+    def _update(self, batch: Batch) -> None:
+        """Move the weights along the gradients, and the average along with them."""
+        settings = self.settings
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         if not self.scaler.is_enabled():  # with a scale that is too large a step is left out, and the scale halved
@@ -281,6 +249,7 @@ class Trainer:
         if self.scaler.is_enabled() and self.scaler.get_scale() < 1e-3:
             raise TrainingError(f"float16 fails at any scale (step {self.step + 1}); take training.precision bfloat16")
         update_average(self.average, self.model, settings.ema, self.step)
+        self.summed = 0
 
     def _raise_unless_finite(self, what: str, value: Tensor, batch: Batch) -> None:
         if not torch.isfinite(value):
@@ -291,12 +260,12 @@ class Trainer:
             )
 
     def _end_epoch(self) -> EpochRecord:
-        means = dict(zip(self._term_names, (self._sums / max(self.batch, 1)).tolist(), strict=True))
+        means = dict(zip(self._term_names, (self._sums / max(self.losses, 1)).tolist(), strict=True))
         val_map = val_ap50 = None
         last = self.epoch + 1 == self.settings.epochs
         if last or (self.epoch + 1) % self.settings.validate_every == 0:
             averaged = self.averaged()
-            result = evaluate(averaged, self.validation, self.evaluation, ByteTrackSettings())
+            result = evaluate(averaged.fused(), self.validation, self.evaluation, ByteTrackSettings())
             val_map, val_ap50 = result.detection.map, result.detection.ap50
             self.waited = 0 if val_map > self.best_map else self.waited + 1
             if val_map > self.best_map:
@@ -308,7 +277,7 @@ class Trainer:
         total = means.pop("total")
         record = EpochRecord(self.epoch + 1, total, learning_rate=rate, val_map=val_map, val_ap50=val_ap50, **means)
         self.history.append(record)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch, self.batch, self.losses = self.epoch + 1, 0, 0
         self._sums.zero_()
         self.save()
         write_history(self.run_dir / "history.json", self.history)
@@ -327,14 +296,15 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "state": None if self.state is None else [tensor.detach() for tensor in self.state],
-            "unlabelled": self.unlabelled,
+            "state": None if self.carried is None else self.carried.content(),
+            "losses": self.losses,
             "best_map": self.best_map,
             "waited": self.waited,
             "sums": self._sums,
             "history": [asdict(record) for record in self.history],
         }
         save_checkpoint(self.run_dir / "last.pt", {**self.averaged().content(), "run": run})
+        self._saved_at = self.step
 
     def _settings(self) -> dict[str, Any]:
         """Every setting that the result of the run follows from, under the keys of an experiment file."""
@@ -379,18 +349,13 @@ class Trainer:
         load_weights(self.average, content["weights"], path)
         self.optimizer.load_state_dict(run["optimizer"])
         self.epoch, self.batch, self.step = run["place"]
+        self._saved_at, self.losses = self.step, run.get("losses", self.batch)  # older runs had one in every step
         self.scaler.load_state_dict(run["scaler"])
-        self.state = None if run["state"] is None else tuple(tensor.to(self.device) for tensor in run["state"])
-        self.unlabelled, self.waited = run["unlabelled"], run["waited"]
+        if self.carried is not None and run["state"] is not None:
+            self.carried.state = tuple(tensor.to(self.device) for tensor in run["state"])
+        self.waited = run["waited"]
         self.best_map, self._sums = run["best_map"], run["sums"]
         self.history = [EpochRecord(**record) for record in run["history"]]
-
-
-def _precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of a setting; auto depends on the device."""
-    if name == "auto":
-        name = "bfloat16" if native_bfloat16(device) else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from spiketrack.detector.ssd_decode import SSDDecodeSettings, decode_ssd
 from spiketrack.detector.ssd_loss import SSDLoss, SSDLossSettings, hardest
 from spiketrack.detector.ssd_match import decode_boxes, encode_boxes, match_priors, prior_boxes
 from spiketrack.detector.targets import LabelBatch
+from spiketrack.spiking.lif import PLIF_NEURON, LIFSettings
 
 GEN1_SHAPES = [(30, 38), (15, 19), (8, 10), (4, 5), (2, 3), (1, 2)]
 GEN1_PRIORS = prior_boxes(GEN1_SHAPES, (240, 304), SSDSettings().aspect_ratios, (0.05, 0.8))
@@ -281,3 +282,11 @@ def test_it_learns_to_find_a_square():
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ValidationError, match=r"6 lists of aspect ratios for 5 maps"):
         SSDSettings(extras=(128, 128))
+
+
+def test_one_constant_of_the_neuron_leaves_the_others():
+    assert SSDSettings.model_validate({"neuron": {"slope": 2.0}}).neuron == PLIF_NEURON.model_copy(update={"slope": 2})
+    assert SSDSettings(neuron=LIFSettings(tau=3)).neuron == LIFSettings(tau=3)
+    assert not SSDSettings.model_validate({"neuron": {"learn_tau": False}}).neuron.learn_tau
+    with pytest.raises(ValidationError, match=r"neuron.slop\n"):
+        SSDSettings.model_validate({"neuron": {"slop": 2.0}})

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -128,6 +130,26 @@ def test_a_sequence_equals_its_pieces_and_everything_learns(design):
         torch.testing.assert_close(ours, expected)
     with pytest.raises(ValueError, match="neuron layers given"):
         model(x, state[:-1])
+
+
+@pytest.mark.parametrize("backbone", ["16-ST-VGG", "16-ResCat-SNN"])
+def test_recomputed_activations_give_the_same_gradients_norms_and_state(backbone):
+    torch.manual_seed(0)
+    plain = SSD(SSDSettings(backbone=backbone, extras=(8, 8, 8)), 2, 2).train()
+    again = copy.deepcopy(plain)
+    again.recompute = True
+    windows = (torch.rand(2, 2, 2, 2, 64, 64) < 0.4).float()
+    results = []
+    for model in (plain, again):
+        state = None
+        for x in windows:  # gradients reach back over both windows
+            predictions, state = model(x, state)
+        (predictions.logits.square().mean() + predictions.offsets.square().mean()).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append((state, gradients, list(model.buffers())))
+    assert len(results[0][1]) > 40
+    for one, other in zip(*results, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_weights_of_the_classifier_fit_the_detector():

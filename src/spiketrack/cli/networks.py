@@ -143,6 +143,7 @@ def evaluate(
     if spikes == "binary":
         result, comparison = _with_binary_spikes(experiment, weights, result)
     history = weights.with_name("history.json")
+    reset_every = experiment.evaluation.reset_every
     report = write_evaluation(
         out,
         result,
@@ -155,7 +156,7 @@ def evaluate(
             "split": split,
             "sequences": len(result.sequences),
             "spikes": spikes,
-            "state": f"reset every {experiment.training.steps} steps" if reset_per_sample else "carried",
+            "state": f"reset every {reset_every} steps" if reset_every else "carried",
             **comparison,
             "spiketrack": version("spiketrack"),
         },
@@ -205,7 +206,7 @@ def track(
     with progress_line("tracking", unit="steps") as update:
         facts = track_recording(
             recording,
-            detector,
+            detector.fused(),
             tracking,
             out,
             weights=str(weights),

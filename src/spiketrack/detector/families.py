@@ -18,6 +18,7 @@ from spiketrack.detector.decode import DecodeSettings, decode
 from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
 from spiketrack.detector.spikeyolo import STRIDES, ModelSettings, SpikeYOLO
 from spiketrack.detector.spikeyolo_tracker import SpikeYOLOTracker, TrackerModelSettings, decode_with_embeddings
+from spiketrack.detector.spiking_backbone import LEAST_SIDE
 from spiketrack.detector.ssd import SSD, SSDSettings
 from spiketrack.detector.ssd_decode import SSDDecodeSettings, decode_ssd
 from spiketrack.detector.ssd_loss import SSDLoss, SSDLossSettings, SSDLossTerms
@@ -43,6 +44,7 @@ class Family(NamedTuple):
     model, decoding, loss: classes of its settings. network(model settings, input channels, classes) builds it.
     criterion(loss settings) is its loss, which returns `terms`. decode(predictions, times_us, decoding settings,
     scale=, sensor=) gives what was found: result[t][b]. least_side: pixels that an input needs in both directions.
+    title(model settings) names a network in words.
     """
 
     model: type[BaseModel]
@@ -53,6 +55,7 @@ class Family(NamedTuple):
     criterion: Callable[[Any], Criterion]
     decode: Callable[..., list[list[Found]]]
     least_side: int
+    title: Callable[[Any], str]
 
 
 def _of_labels_alone(loss: DetectionLoss | SSDLoss) -> Criterion:
@@ -63,6 +66,10 @@ def _of_labels_alone(loss: DetectionLoss | SSDLoss) -> Criterion:
 def _found(decoder: Callable[..., list[list[Boxes]]]) -> Callable[..., list[list[Found]]]:
     """A decoder of a network without embeddings."""
     return lambda *args, **options: [[Found(boxes, None) for boxes in step] for step in decoder(*args, **options)]
+
+
+def _family_and_scale(settings: ModelSettings) -> str:
+    return f"{settings.family}-{settings.scale}"
 
 
 def _found_with_embeddings(*args: Any, **options: Any) -> list[list[Found]]:
@@ -79,6 +86,7 @@ FAMILIES = {
         lambda settings: _of_labels_alone(DetectionLoss(settings)),
         _found(decode),
         STRIDES[-1],
+        _family_and_scale,
     ),
     "SpikeYOLOTracker": Family(
         TrackerModelSettings,
@@ -89,6 +97,7 @@ FAMILIES = {
         TrackLoss,
         _found_with_embeddings,
         STRIDES[-1],
+        _family_and_scale,
     ),
     "SSD": Family(
         SSDSettings,
@@ -98,7 +107,8 @@ FAMILIES = {
         SSD,
         lambda settings: _of_labels_alone(SSDLoss(settings)),
         _found(decode_ssd),
-        32,
+        LEAST_SIDE,
+        lambda settings: f"{settings.backbone}+{settings.family}",
     ),
 }
 

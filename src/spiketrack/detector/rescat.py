@@ -58,10 +58,10 @@ class ResCatSNN(SpikingBackbone):
     def _run(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
         """The spikes of every block."""
         y = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last), flow)
-        y = self.widen(y, flow)
+        y = self._through(self.widen, y, flow)
         outputs = []
         for block in self.blocks:
-            y = block(y, flow)
+            y = self._through(block, y, flow)
             outputs.append(y)
         return outputs
 

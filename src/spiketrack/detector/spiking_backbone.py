@@ -6,6 +6,7 @@ Station: in comes the representation (T, B, C, H, W), out go class logits per ti
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from spiketrack.spiking.neurons import State, StateFlow
@@ -21,6 +22,8 @@ class SpikingBackbone(nn.Module):
     `logits, state = model(x, state)` classifies, `maps, state = model.maps(x, state)` feeds a detector. A detector has
     no use for the classifier; it is there all the same, so that weights of either form fit the other.
 
+    recompute: activations of the layers after the stem are computed again in the backward pass.
+
     A subclass sets in_channels, num_classes, classifier and taps (which outputs of `_run` are the maps of strides 8, 16
     and 32), and says with `_run` what its layers give.
     """
@@ -29,6 +32,7 @@ class SpikingBackbone(nn.Module):
     num_classes: int
     taps: tuple[int, ...]
     classifier: NormConv
+    recompute = False
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x: (T, B, C, H, W). Returns logits (T, B, K) of every time step, summed over the places of the last map."""
@@ -49,6 +53,10 @@ class SpikingBackbone(nn.Module):
     def _flow(self, x: Tensor, state: State | None) -> StateFlow:
         check_input(x, self.in_channels, type(self).__name__)
         return StateFlow(x.shape[0], state)
+
+    def _through(self, layer: nn.Module, x: Tensor, flow: StateFlow) -> Tensor:
+        """What a layer makes of spikes x; its activations are kept for the backward pass, or not."""
+        return flow.recomputed(layer, x) if self.recompute and torch.is_grad_enabled() else layer(x, flow)
 
     def _run(self, x: Tensor, flow: StateFlow) -> list[Tensor]:
         """The spikes of every layer or block after the stem."""

@@ -8,10 +8,10 @@ stride 2, and on each of the six maps two convolutions without neuron. No class 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from spiketrack.detector.rescat import RESCAT_CFGS, ResCatSNN
@@ -38,6 +38,12 @@ class SSDSettings(BaseModel):
     least_scale: float = Field(0.05, gt=0, lt=1, description="side of the first map's priors, as share of the image")
     most_scale: float = Field(0.80, gt=0, lt=1, description="side of the last map's priors, as share of the image")
     neuron: LIFSettings = Field(PLIF_NEURON, description="constants of the neurons")
+
+    @field_validator("neuron", mode="before")
+    @classmethod
+    def _plif_where_nothing_is_said(cls, given: Any) -> Any:
+        """Some keys of a neuron leave the others at this section's defaults, not at those of a plain LIF."""
+        return {**PLIF_NEURON.model_dump(), **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _levels_agree(self) -> SSDSettings:
@@ -84,6 +90,15 @@ class SSD(nn.Module):
             self.extras.append(ExtraLayer(channels[-1], cout, settings.one_by_one_extras, settings.neuron))
             channels.append(cout)
         self.head = SSDHead(channels, priors_per_cell(settings.aspect_ratios), num_classes)
+
+    @property
+    def recompute(self) -> bool:
+        """Whether the backbone computes its activations again in the backward pass, instead of keeping them."""
+        return self.backbone.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        self.backbone.recompute = value
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[SSDPredictions, State]:
         """x: (T, B, C, H, W). Raises ValueError for another number of dimensions or channels, or a foreign state."""

@@ -77,6 +77,6 @@ class STVGG(SpikingBackbone):
         y = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last), flow)
         outputs = []
         for layer in self.layers:
-            y = layer(y, flow)
+            y = self._through(layer, y, flow)
             outputs.append(y)
         return outputs

@@ -89,7 +89,7 @@ def evaluate_checkpoint(guide: GuideSettings, checkpoint: Path, out: Path, batch
     rules = EvaluationSettings(**evaluation_of(detector.input.slice_us, guide.time_steps), chunk_steps=batch_size)
     with samples_logged(guide.data_processing.debug_sample_loading):
         result = evaluate(
-            detector,
+            detector.fused(),
             sequences,
             rules,
             experiment.tracking,

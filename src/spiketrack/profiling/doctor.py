@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from spiketrack.deploy import fuse
 from spiketrack.optimizing import native_bfloat16
 from spiketrack.pipeline import Detector
 from spiketrack.profiling.measuring import Measurement, Plan, measure_inference, measure_training
@@ -105,7 +104,7 @@ def diagnose_inference(
     apply: bool = False,
 ) -> Diagnosis:
     """Profile detection and tracking, one time step at a time. open_recording: the same recording at each call."""
-    fused = replace(detector, model=fuse(detector.model))
+    fused = detector.fused()
     measured = measure_inference(_copied(detector), open_recording(), tracking, plan, trace)
     threads = thread_counts(measured.usage.others)
     with torch.inference_mode():

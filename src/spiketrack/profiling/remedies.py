@@ -175,7 +175,7 @@ def _of_network(measured: Measurement, verdict: Verdict, probes: Probes, present
             faster(probes.fused),
             "rounding differs",
             fused=True,
-            by_hand="spiketrack.deploy.fuse(detector.model)",
+            by_hand="Detector.fused(), as `spiketrack track` does",
         )
     if present.training:
         per_sample = 0.5 * probes.doubled

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spiketrack.deploy import fuse
 from spiketrack.errors import RecordingError, SettingsError
 from spiketrack.metrics.efficiency import ConvLayer, Efficiency, NeuronLayer, Operations, efficiency
 from spiketrack.pipeline import Detector
@@ -36,7 +35,7 @@ def measure_efficiency(
     max_us: look at so much of each recording only. on_step(steps done, None, name) is called after every time step.
     One step at a time is in memory. Raises SettingsError where no recording has an event.
     """
-    fused = replace(detector, model=fuse(detector.model))
+    fused = detector.fused()
     most = None if max_us is None else max(1, max_us // detector.input.slice_us)
     done = 0
     with recorded(fused.model) as activity:
