@@ -121,10 +121,14 @@ def _walk(root: type[BaseModel], sections: tuple[int | str, ...]) -> tuple[Any, 
         fields = getattr(model, "model_fields", {})
         if section in fields:
             model = fields[section].annotation
+            if type(None) in get_args(model) and len(_models(model)) == 1:
+                model = _models(model)[0]
             keys.append(section)
         elif members := [part for part in _models(model) if section in _choices(part)]:
             model = members[0]
         else:  # a place in a list, or an unknown key
+            if isinstance(section, int) and len(_models(model)) == 1:
+                model = _models(model)[0]
             keys.append(section)
     return model, keys
 
