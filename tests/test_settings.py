@@ -19,7 +19,7 @@ class Rig(BaseModel):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    ("text", "said"),
     [
         ("lenses: [{focal: 2}, {vocal: 1}]", "unknown key lenses.1.vocal; the nearest known is focal"),
         ("lenses: [{focal: 0}]", "lenses.0.focal: Input should be greater than 0"),

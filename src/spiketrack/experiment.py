@@ -111,8 +111,16 @@ def experiment_class(tree: dict[str, Any]) -> type[Experiment]:
 
 
 def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
-    """The training run of an experiment, at its beginning. Seeds torch, then builds the network."""
+    """The training run of an experiment, at its beginning. Seeds torch, then builds the network.
+
+    Raises SettingsError where the batch size is still to be found (`batch_size.with_found_batch_size`).
+    """
     data, training = experiment.data, experiment.training
+    if training.batch_memory is not None:
+        raise SettingsError(
+            "training.batch_memory is for `spiketrack train`, which finds the batch size once for a whole run; "
+            "give training.batch_size here and leave it null"
+        )
     class_names, sequences = split_of(data, data.train_split)
     _, validation = split_of(data, data.val_split)
     torch.manual_seed(experiment.seed)

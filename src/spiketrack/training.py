@@ -53,6 +53,13 @@ class TrainingSettings(OptimizerSettings):
     """How to train."""
 
     batch_size: int = Field(8, ge=1, description="samples per step; with carried state the number of streams")
+    batch_memory: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the free memory that a step may take: before a run `spiketrack train` measures some "
+        "batches, takes the largest that fits instead of batch_size, and writes it into the run's experiment.yaml",
+    )
     steps: int = Field(4, ge=1, description="T, consecutive time steps of a sample; the loss is taken at each")
     state: Literal["reset", "carried"] = Field(
         "reset",
@@ -87,7 +94,7 @@ class TrainingSettings(OptimizerSettings):
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
 
 
-_OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "recompute"}  # for losses and weights
+_OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "recompute", "batch_memory"}  # for losses and weights
 
 
 class Trainer:

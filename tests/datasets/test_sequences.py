@@ -57,6 +57,17 @@ def test_a_cache_changes_no_batch(sequences):
         assert equal(one, other)
 
 
+def test_mosaics_follow_from_seed_epoch_and_place(sequences):
+    settings = STRONG.model_copy(update={"mosaic": 0.5})
+    whole, again = (list(samples_of(sequences, augment=settings, seed=3).epoch(2)) for _ in range(2))
+    assert all(equal(a, b) for a, b in zip(whole, again, strict=True))
+    rest = list(samples_of(sequences, augment=settings, seed=3).epoch(2, 1))
+    assert all(equal(a, b) for a, b in zip(whole[1:], rest, strict=True))
+    alone = list(samples_of(sequences, augment=STRONG, seed=3).epoch(2))
+    boxes = [sum(int(batch.labels.valid.sum()) for batch in batches) for batches in (alone, whole)]
+    assert boxes[1] > boxes[0]  # one object a sequence; four in a mosaic, unless a seam hides them
+
+
 def single(tmp_path, t, x, y, label_times, input, **options):
     """The samples of one sequence with the given events (all ON) and one label at each time."""
     events = Events.repaired(np.array(t), np.array(x), np.array(y), np.ones(len(t), int), 64, 64)[0]

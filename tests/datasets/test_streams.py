@@ -120,3 +120,8 @@ def test_a_choice_of_samples_is_refused(sequences):
             seed=0,
             choice=SampleChoice(overlap=0.25),
         )
+
+
+def test_mosaics_are_refused(sequences):
+    with pytest.raises(SettingsError, match="mosaic joins single samples"):
+        streams_of(sequences, augment=AugmentSettings(mosaic=0.1))

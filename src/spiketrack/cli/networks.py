@@ -65,6 +65,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train a detector; interrupt with Ctrl-C, continue with --resume."""
+    from spiketrack.batch_size import with_found_batch_size
     from spiketrack.experiment import dump_experiment, load_experiment, trainer_of
 
     experiment = load_experiment(config, overrides)
@@ -73,6 +74,9 @@ def train(
         raise SettingsError(f"{run_dir} holds a run; continue it with --resume, or name another folder with --out")
     if resume and not (run_dir / "last.pt").exists():
         raise SettingsError(f"{run_dir} holds no run to resume")
+    experiment, found = with_found_batch_size(experiment, run_dir, resume)
+    if found is not None:
+        sys.stderr.write(f"{found.sentence}\n")
     trainer = trainer_of(experiment, run_dir)
     if resume:
         trainer.resume()

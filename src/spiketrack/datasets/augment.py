@@ -52,6 +52,9 @@ class AugmentSettings(BaseModel):
     crop_on_label: float = Field(
         1.0, ge=0, le=1, description="share of the crops that hold a label, where there is one; the others lie anywhere"
     )
+    mosaic: float = Field(
+        0.0, ge=0, le=1, description="probability that a sample shares its picture with three others, a quadrant each"
+    )
     least_visible: float = Field(0.3, ge=0, le=1, description="a label is kept if this share of it stays on the sensor")
 
 

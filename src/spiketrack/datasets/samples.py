@@ -26,6 +26,7 @@ from spiketrack.datasets.augment import (
 )
 from spiketrack.datasets.cache import EventCache
 from spiketrack.datasets.etram import LabelledSequence
+from spiketrack.datasets.mosaic import Part, mosaic
 from spiketrack.events import Window
 from spiketrack.recordings import Recording
 from spiketrack.representations import InputSettings
@@ -71,6 +72,28 @@ class SampleMaker:
         self._class_weights = class_weights
         self._recordings: dict[int, Recording] = {}
         self._cache = EventCache(cache_mb * 1_000_000)
+
+    def make(
+        self, sample: Sample, rng: np.random.Generator, others: Sequence[Sample] = ()
+    ) -> tuple[NDArray, list[Boxes | None]]:
+        """A sample in a random view: (T, C, H, W), and the labels of each step in input pixels.
+
+        others: samples that a mosaic may take its other three parts from, any of them, the sample itself too. Where
+        the four that are drawn have no labelled step in common, the sample stays alone.
+        """
+        alone = self._part(sample, rng)
+        # drawn only where it can happen, so that samples without it are those of earlier versions
+        if len(others) and self.augment.mosaic and rng.random() < self.augment.mosaic:
+            drawn = [others[i] for i in rng.integers(len(others), size=3).tolist()]
+            parts = [alone, *(self._part(other, rng) for other in drawn)]
+            alone = mosaic(parts, self.augment.least_visible, rng, self._class_weights) or alone
+        return alone.planes, alone.labels
+
+    def _part(self, sample: Sample, rng: np.random.Generator) -> Part:
+        window, labels = self.read(sample)
+        known = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
+        planes, moved = self.encode(window, labels, self.view((window.width, window.height), known, rng), rng)
+        return Part(planes, moved, sample.sequence, window.end_us)
 
     def read(self, sample: Sample) -> tuple[Window, list[Boxes | None]]:
         """The events of a sample and the labels of each of its steps (None where there are none)."""

@@ -116,7 +116,7 @@ class TrainingSamples:
             chosen = samples[first : first + self.batch_size]
             # place 0 is the order of the samples
             rngs = [np.random.default_rng([self.seed, epoch, first + i + 1]) for i in range(len(chosen))]
-            yield self._batch(chosen, rngs)
+            yield self._batch(chosen, rngs, samples)
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Number of batches of an epoch; it may differ by a few between epochs, as the windows' phase is random."""
@@ -157,13 +157,9 @@ class TrainingSamples:
         labels = sequence.labels.between(int(times[first]), int(times[last - 1]) + 1)
         return float(self._weights[labels.class_id].max(initial=self._weights.min()))
 
-    def _batch(self, samples: list[Sample], rngs: list[np.random.Generator]) -> Batch:
-        encoded = []
-        for sample, rng in zip(samples, rngs, strict=True):
-            events, labels = self._maker.read(sample)
-            known = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
-            view = self._maker.view((events.width, events.height), known, rng)
-            encoded.append(self._maker.encode(events, labels, view, rng))
+    def _batch(self, samples: list[Sample], rngs: list[np.random.Generator], others: list[Sample]) -> Batch:
+        """others: of the epoch, for mosaics."""
+        encoded = [self._maker.make(sample, rng, others) for sample, rng in zip(samples, rngs, strict=True)]
         names = [f"{self.sequences[sample.sequence].name} step {sample.first}" for sample in samples]
         return make_batch(encoded, [sample.sequence for sample in samples], names, [True] * len(samples))
 

@@ -58,6 +58,11 @@ class StreamSamples:
                 f"data.{', data.'.join(choice._fields)} choose single samples; with training.state carried all "
                 "windows of a recording follow one another, leave them out"
             )
+        if augment.mosaic:
+            raise SettingsError(
+                "data.augment.mosaic joins single samples; with training.state carried every stream is one recording, "
+                "it must be 0"
+            )
         check_sizes(sequences, settings, augment)
         self.settings, self.augment, self.balance, self.choice = settings, augment, balance, choice
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
