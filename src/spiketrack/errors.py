@@ -6,6 +6,7 @@
       SettingsError      an experiment file or a setting that cannot mean anything
       CheckpointError    a checkpoint that is broken, of another model, or cannot be written
       TrainingError      a run that must stop, such as a loss that is not finite
+      WorkListError      a folder of shared work that cannot be read or written
 
 The command line turns each into one line on stderr and exit code 1; anything else is a mistake of ours and
 shows its traceback.
@@ -34,3 +35,7 @@ class CheckpointError(SpiketrackError):
 
 class TrainingError(SpiketrackError):
     """A training run must stop."""
+
+
+class WorkListError(SpiketrackError):
+    """A folder of shared work cannot be read or written."""

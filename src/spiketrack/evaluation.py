@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.etram import LabelledSequence
+from spiketrack.distributed import Ranks
 from spiketrack.metrics import DetectionScores, TrackingScores, average_precision, protocol_named, tracking_scores
 from spiketrack.pipeline import Detector, Step, track
 from spiketrack.tracking import TrackerSettings, build_tracker
@@ -85,11 +86,38 @@ def evaluate(
     for done, sequence in enumerate(sequences, start=1):
         results.append(run_sequence(detector, sequence, tracking, settings))
         on_sequence(done, len(sequences), sequence.name)
+    return _scores(results, detector.class_names, settings)
+
+
+def evaluate_together(
+    detector: Detector,
+    sequences: Sequence[LabelledSequence],
+    settings: EvaluationSettings,
+    tracking: TrackerSettings,
+    ranks: Ranks,
+) -> EvaluationResult | None:
+    """`evaluate` by several processes: each runs its part of the sequences, and what all found is scored together.
+
+    The first process gets the result, the others None.
+    """
+    detector.model.eval()
+    own = range(ranks.rank, len(sequences), ranks.world)
+    found = [run_sequence(detector, sequences[i], tracking, settings) for i in own]
+    gathered = ranks.gather([(i, r.detections, r.tracks) for i, r in zip(own, found, strict=True)])
+    if gathered is None:
+        return None
+    boxes = sorted((part for parts in gathered for part in parts), key=lambda part: part[0])
+    results = [SequenceResult(sequences[i], detections, tracks) for i, detections, tracks in boxes]
+    return _scores(results, detector.class_names, settings)
+
+
+def _scores(results: list[SequenceResult], names: Sequence[str], settings: EvaluationSettings) -> EvaluationResult:
+    """Detection and tracking scores over all sequences together."""
     found = [(r.sequence.name, r.sequence.labels, r.detections) for r in results]
     tracked = [(r.sequence.name, r.sequence.labels, r.tracks) for r in results]
-    annotated = {sequence.name: sequence.annotated for sequence in sequences}
-    detection = average_precision(found, detector.class_names, settings.protocol, annotated)
-    scores = tracking_scores(tracked, detector.class_names, annotated)
+    annotated = {r.sequence.name: r.sequence.annotated for r in results}
+    detection = average_precision(found, names, settings.protocol, annotated)
+    scores = tracking_scores(tracked, names, annotated)
     return EvaluationResult(detection, scores, results)
 
 

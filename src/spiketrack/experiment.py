@@ -14,6 +14,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from spiketrack.datasets.batches import Share
 from spiketrack.datasets.etram import (
     LabelledSequence,
     find_sequences,
@@ -31,6 +32,7 @@ from spiketrack.detector.ssd import SSDSettings
 from spiketrack.detector.ssd_decode import SSDDecodeSettings
 from spiketrack.detector.ssd_loss import SSDLossSettings
 from spiketrack.detector.track_loss import TrackLossSettings
+from spiketrack.distributed import ALONE, Ranks
 from spiketrack.errors import SettingsError
 from spiketrack.evaluation import EvaluationResult, EvaluationSettings, evaluate
 from spiketrack.pipeline import Detector
@@ -110,10 +112,11 @@ def experiment_class(tree: dict[str, Any]) -> type[Experiment]:
     return EXPERIMENTS[name]
 
 
-def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
+def trainer_of(experiment: Experiment, run_dir: Path, ranks: Ranks = ALONE) -> Trainer:
     """The training run of an experiment, at its beginning. Seeds torch, then builds the network.
 
-    Raises SettingsError where the batch size is still to be found (`batch_size.with_found_batch_size`).
+    ranks: of several processes this one takes its share of every batch. Raises SettingsError where the batch size is
+    still to be found (`batch_size.with_found_batch_size`).
     """
     data, training = experiment.data, experiment.training
     if training.batch_memory is not None:
@@ -133,11 +136,12 @@ def trainer_of(experiment: Experiment, run_dir: Path) -> Trainer:
         steps=training.steps,
         batch_size=training.batch_size,
         seed=experiment.seed,
-        cache_mb=data.cache_mb,
+        cache_mb=data.cache_mb // ranks.local_world,
         balance=data.balance,
         choice=SampleChoice.of(data),
+        share=Share(ranks.rank, ranks.world),
     )
-    return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir)
+    return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir, ranks)
 
 
 def split_of(data: DataSettings, split: str) -> tuple[tuple[str, ...], list[LabelledSequence]]:

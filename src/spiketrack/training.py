@@ -2,7 +2,9 @@
 
 Station: in come settings and sequences, out come checkpoints and a history. Everything random follows from the seed
 and the place in the run, and the checkpoint holds the rest, so a run that was killed and resumed gives the losses and
-the weights of the uninterrupted one (same machine, same number of threads).
+the weights of the uninterrupted one (same machine, same number of threads). Several processes (`distributed`) share
+every batch; what they compute together is what one process computes with the whole batch, norms apart, which need
+`sync_batch_norm` for that. The first process writes the files.
 
 Files of a run: `last.pt` (network, and the state of the run), `best.pt` (the averaged network with the best validation
 mAP), `history.json` (one record per epoch).
@@ -29,8 +31,9 @@ from spiketrack.datasets.streams import StreamSamples
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from spiketrack.detector.loss import LossSettings
 from spiketrack.diagnosis import zero_map_causes
-from spiketrack.errors import CheckpointError, TrainingError
-from spiketrack.evaluation import EvaluationSettings, evaluate
+from spiketrack.distributed import ALONE, Ranks
+from spiketrack.errors import CheckpointError, SettingsError, TrainingError
+from spiketrack.evaluation import EvaluationResult, EvaluationSettings, evaluate_together
 from spiketrack.history import EpochRecord, write_history
 from spiketrack.optimizing import (
     OptimizerSettings,
@@ -43,6 +46,7 @@ from spiketrack.pipeline import Detector, usable_device
 from spiketrack.progress import Progress
 from spiketrack.spiking.allocation import keep_freed_memory
 from spiketrack.spiking.carried import CarriedState
+from spiketrack.spiking.joint_norm import with_joint_norms
 from spiketrack.stopping import stop_requested
 from spiketrack.tracking import ByteTrackSettings
 
@@ -52,7 +56,9 @@ log = logging.getLogger(__name__)
 class TrainingSettings(OptimizerSettings):
     """How to train."""
 
-    batch_size: int = Field(8, ge=1, description="samples per step; with carried state the number of streams")
+    batch_size: int = Field(
+        8, ge=1, description="samples per step, of all processes; with carried state the number of streams"
+    )
     batch_memory: float | None = Field(
         None,
         gt=0,
@@ -90,7 +96,10 @@ class TrainingSettings(OptimizerSettings):
     recompute: bool = Field(
         False, description="compute activations a second time instead of keeping them: less memory, the same gradients"
     )
-    device: str = Field("cpu", description="cpu, cuda or cuda:N")
+    device: str = Field("cpu", description="cpu, cuda or cuda:N; of several processes with cuda each takes a GPU")
+    sync_batch_norm: bool = Field(
+        False, description="of several processes: norms by the statistics of the whole batch, not of each share"
+    )
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
 
 
@@ -108,18 +117,24 @@ class Trainer:
         settings: TrainingSettings,
         evaluation: EvaluationSettings,
         run_dir: Path,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if settings.batch_size < ranks.world:
+            raise SettingsError(f"training.batch_size is {settings.batch_size}, too few for {ranks.world} processes")
         self.detector, self.samples, self.validation = detector, samples, validation
-        self.settings, self.evaluation, self.run_dir = settings, evaluation, run_dir
-        self.device = usable_device(settings.device)
+        self.settings, self.evaluation, self.run_dir, self.ranks = settings, evaluation, run_dir, ranks
+        self.device = usable_device(ranks.device(settings.device))
         self.model = detector.model.to(self.device)
         self.model.recompute = settings.recompute
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.joint_norms = settings.sync_batch_norm and ranks.world > 1
+        if self.joint_norms:
+            with_joint_norms(self.model, ranks)
         self.optimizer = make_optimizer(self.model, settings)
         self.precision = precision_of(settings.precision, self.device)
         log.info("training in %s on %s", str(self.precision).removeprefix("torch."), settings.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.loss = detector.family.criterion(settings.loss)
+        self.loss = detector.family.criterion(settings.loss, ranks.total)
         self.batches = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
         self.epoch, self.batch, self.step = 0, 0, 0
         self.carried: CarriedState | None = None
@@ -128,8 +143,10 @@ class Trainer:
         self.losses, self.summed = 0, 0  # of the epoch so far; of these, whose gradients wait for an update
         self._saved_at = 0
         self.best_map, self.waited = -1.0, 0
+        self.exchanged = 0  # bytes of gradients and statistics that this process gave in the last step
         self.history: list[EpochRecord] = []
         self._term_names = detector.family.terms._fields
+        self._total_term = self._term_names.index("total")
         self._sums = torch.zeros(len(self._term_names), dtype=torch.float64)
         keep_freed_memory()
 
@@ -154,11 +171,11 @@ class Trainer:
                 for batch in read_ahead(self.samples.epoch(self.epoch, self.batch), self.settings.read_ahead):
                     waited += time.monotonic() - waiting_since
                     terms, rate = self._step(batch)
-                    values = torch.stack(terms).detach().double().cpu()
+                    values = terms.double().cpu()
                     self._sums += values
                     self.batch, self.step = self.batch + 1, self.step + 1
                     # asked where a checkpoint can stand: a signal that comes later waits for the next such place
-                    stopping = self._at_rest and stop()
+                    stopping = self._at_rest and self.ranks.any(stop())
                     if stopping or (self._at_rest and self._checkpoint_due):
                         self.save()
                     seconds, done = time.monotonic() - started, self.step - first_step
@@ -170,7 +187,7 @@ class Trainer:
                             self.total_steps,
                             done,
                             seconds,
-                            float(terms.total.detach()),
+                            float(terms[self._total_term]),
                             rate,
                             self.batch,
                             self.batches[self.epoch],
@@ -202,14 +219,20 @@ class Trainer:
         every = self.settings.checkpoint_every
         return self.step // every > self._saved_at // every
 
-    def _step(self, batch: Batch) -> tuple[Any, float]:
-        """One forward and backward pass, and the update where it is due; returns the loss terms and the rate."""
+    def _step(self, batch: Batch) -> tuple[Tensor, float]:
+        """One forward and backward pass, and the update where it is due; returns the loss terms and the rate.
+
+        Of several processes each calls it with its share; the terms are those of the whole batch.
+        """
         settings = self.settings
+        self.exchanged = 0
         rate = learning_rate(settings, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
-        labelled, last = bool(batch.labelled.any()), self.batch + 1 == self.batches[self.epoch]
+        # alone, an empty share has no statistics; it costs nothing, and its gradients are 0
+        self.model.train(batch.events.shape[1] > 0 or self.joint_norms)
+        labelled = self.ranks.any(bool(batch.labelled.any()))
+        last = self.batch + 1 == self.batches[self.epoch]
         reached = self.carried is not None and self.carried.may_reach and not labelled and not last
         with (
             torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
@@ -220,11 +243,14 @@ class Trainer:
             predictions, state = self.model(events, before)
         if labelled:
             labels = type(batch.labels)(*(tensor.to(self.device) for tensor in batch.labels))
-            terms = self.loss(predictions, labels, batch.labelled.to(self.device))
-            self._raise_unless_finite("loss", terms.total.detach(), batch)
-            self._backward(terms.total)
+            parts = self.loss(predictions, labels, batch.labelled.to(self.device))
+            terms = self.ranks.total(torch.stack(parts).detach())
+            self._raise_unless_finite("loss", terms[self._total_term], batch)
+            self._backward(parts.total)
         else:
-            terms = self.detector.family.terms(*torch.zeros(len(self._term_names), device=self.device))
+            terms = torch.zeros(len(self._term_names), device=self.device)
+        if not self.joint_norms:
+            self.exchanged += self.ranks.average_norms(self.model)
         if self.summed == settings.accumulate or (last and self.summed):
             self._update(batch)
         if self.carried is not None:
@@ -247,6 +273,7 @@ class Trainer:
     def _update(self, batch: Batch) -> None:
         """Move the weights along the gradients, and the average along with them."""
         settings = self.settings
+        self.exchanged += self.ranks.add_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         if not self.scaler.is_enabled():  # with a scale that is too large a step is left out, and the scale halved
@@ -271,15 +298,16 @@ class Trainer:
         val_map = val_ap50 = None
         last = self.epoch + 1 == self.settings.epochs
         if last or (self.epoch + 1) % self.settings.validate_every == 0:
-            averaged = self.averaged()
-            result = evaluate(averaged.fused(), self.validation, self.evaluation, ByteTrackSettings())
-            val_map, val_ap50 = result.detection.map, result.detection.ap50
+            fused, tracking = self.averaged().fused(), ByteTrackSettings()
+            result = evaluate_together(fused, self.validation, self.evaluation, tracking, self.ranks)
+            val_map, val_ap50 = self.ranks.from_first(lambda: _maps(result))
             self.waited = 0 if val_map > self.best_map else self.waited + 1
-            if val_map > self.best_map:
-                self.best_map = val_map
-                save_checkpoint(self.run_dir / "best.pt", averaged.content())
-            for cause in zero_map_causes(result, means["positives"]):
-                log.warning("epoch %d: %s", self.epoch + 1, cause)
+            if result is not None:
+                if val_map > self.best_map:
+                    save_checkpoint(self.run_dir / "best.pt", self.averaged().content())
+                for cause in zero_map_causes(result, means["positives"]):
+                    log.warning("epoch %d: %s", self.epoch + 1, cause)
+            self.best_map = max(val_map, self.best_map)
         rate = learning_rate(self.settings, max(self.step - 1, 0), self.total_steps)
         total = means.pop("total")
         record = EpochRecord(self.epoch + 1, total, learning_rate=rate, val_map=val_map, val_ap50=val_ap50, **means)
@@ -287,7 +315,8 @@ class Trainer:
         self.epoch, self.batch, self.losses = self.epoch + 1, 0, 0
         self._sums.zero_()
         self.save()
-        write_history(self.run_dir / "history.json", self.history)
+        if self.ranks.first:
+            write_history(self.run_dir / "history.json", self.history)
         return record
 
     def averaged(self) -> Detector:
@@ -295,7 +324,18 @@ class Trainer:
         return replace(self.detector, model=self.average)
 
     def save(self) -> None:
-        """Write `last.pt`: the averaged detector, and all that `resume` needs."""
+        """Write `last.pt`: the averaged detector, and all that `resume` needs.
+
+        The first process writes it, and the others wait; it holds the state of the whole batch, in its order.
+        """
+        own = None if self.carried is None else self.carried.content()
+        states = self.ranks.gather(None if own is None else [membrane.cpu() for membrane in own])
+        if states is not None:
+            self._write_last(_side_by_side(states))
+        self.ranks.any(False)  # nobody goes on before it is written
+        self._saved_at = self.step
+
+    def _write_last(self, state: list[Tensor] | None) -> None:
         run = {
             "settings": self._settings(),
             "batches": self.batches,
@@ -303,7 +343,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "state": None if self.carried is None else self.carried.content(),
+            "state": state,
             "losses": self.losses,
             "best_map": self.best_map,
             "waited": self.waited,
@@ -311,10 +351,10 @@ class Trainer:
             "history": [asdict(record) for record in self.history],
         }
         save_checkpoint(self.run_dir / "last.pt", {**self.averaged().content(), "run": run})
-        self._saved_at = self.step
 
     def _settings(self) -> dict[str, Any]:
         """Every setting that the result of the run follows from, under the keys of an experiment file."""
+        excluded = _OF_NO_CONSEQUENCE if self.settings.sync_batch_norm else {*_OF_NO_CONSEQUENCE, "sync_batch_norm"}
         described = {key: value for key, value in self.averaged().content().items() if key != "weights"}
         return {
             **described,
@@ -324,7 +364,7 @@ class Trainer:
                 "balance": self.samples.balance,
                 **self.samples.choice._asdict(),
             },
-            "training": self.settings.model_dump(exclude=_OF_NO_CONSEQUENCE),
+            "training": self.settings.model_dump(exclude=excluded),
             "evaluation": self.evaluation.model_dump(),
         }
 
@@ -333,7 +373,7 @@ class Trainer:
 
         Raises CheckpointError where they are of another network.
         """
-        content = load_checkpoint(path)
+        content = self.ranks.from_first(lambda: load_checkpoint(path))
         if "weights" not in content:
             raise CheckpointError(f"{path}: holds no network")
         saved: dict[str, Tensor] = content["weights"]
@@ -342,9 +382,12 @@ class Trainer:
         load_weights(self.average, weights, path)
 
     def resume(self) -> None:
-        """Continue from `last.pt`. Raises CheckpointError where it is of another run."""
+        """Continue from `last.pt`, with any number of processes; only with the same number to the bit.
+
+        Raises CheckpointError where it is of another run.
+        """
         path = self.run_dir / "last.pt"
-        content = load_checkpoint(path)
+        content = self.ranks.from_first(lambda: load_checkpoint(path))
         run: dict[str, Any] | None = content.get("run")
         if run is None:
             raise CheckpointError(f"{path}: holds a network but no training run to resume")
@@ -359,10 +402,22 @@ class Trainer:
         self._saved_at, self.losses = self.step, run.get("losses", self.batch)  # older runs had one in every step
         self.scaler.load_state_dict(run["scaler"])
         if self.carried is not None and run["state"] is not None:
-            self.carried.state = tuple(tensor.to(self.device) for tensor in run["state"])
+            share = self.samples.share.of(self.settings.batch_size)  # with carried state no batch is smaller
+            self.carried.state = tuple(membrane[share].to(self.device) for membrane in run["state"])
         self.waited = run["waited"]
         self.best_map, self._sums = run["best_map"], run["sums"]
         self.history = [EpochRecord(**record) for record in run["history"]]
+
+
+def _maps(result: EvaluationResult | None) -> tuple[float, float]:
+    assert result is not None, "asked of the first process only"
+    return result.detection.map, result.detection.ap50
+
+
+def _side_by_side(states: list[list[Tensor] | None]) -> list[Tensor] | None:
+    """The state of a whole batch from those of its shares, in their order."""
+    parts = [state for state in states if state is not None]
+    return [torch.cat(membranes) for membranes in zip(*parts, strict=True)] if parts else None
 
 
 def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -20,10 +22,15 @@ from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
 
 if TYPE_CHECKING:
+    from spiketrack.distributed import Ranks
     from spiketrack.evaluation import EvaluationResult
     from spiketrack.experiment import Experiment
     from spiketrack.history import EpochRecord
     from spiketrack.training import Progress
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int | None, str], None]  # done, total where it is known, name
 
 
 @app.command()
@@ -62,29 +69,72 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option(help="begin with the weights of a checkpoint of the same network, in a new run")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="processes that share every batch; default 1 (docs/distributed.md)")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="of --processes: how often a run whose process was killed may start again")
+    ] = 3,
     overrides: Set = None,
 ) -> None:
     """Train a detector; interrupt with Ctrl-C, continue with --resume."""
-    from spiketrack.batch_size import with_found_batch_size
-    from spiketrack.experiment import dump_experiment, load_experiment, trainer_of
+    from spiketrack.distributed import joined, restarted, started_as_rank
+    from spiketrack.experiment import load_experiment
+    from spiketrack.launching import launch, leave_with_launcher
 
     experiment = load_experiment(config, overrides)
     run_dir = out or Path("runs") / experiment.name
+    if experiment.training.batch_memory is not None and (started_as_rank() or (processes or 1) > 1):
+        raise SettingsError(
+            "training.batch_memory measures one process; of several give training.batch_size, of all together"
+        )
+    if processes is not None and processes > 1 and not started_as_rank():
+        _claim(run_dir, resume)
+        code = launch([sys.executable, "-m", "spiketrack.cli", *sys.argv[1:]], processes, restarts)
+        raise typer.Exit(code)
+    leave_with_launcher()
+    with joined(experiment.training.device) as ranks:
+        if processes is not None and processes != ranks.world:
+            raise SettingsError(f"--processes {processes}, but torchrun has started {ranks.world}; leave it out")
+        resume = ranks.from_first(lambda: resume or (restarted() and (run_dir / "last.pt").exists()))
+        if ranks.first:
+            _claim(run_dir, resume)
+        _train(experiment, run_dir, ranks, resume, start_from)
+
+
+def _claim(run_dir: Path, resume: bool) -> None:
+    """See that a run is begun or continued as asked."""
     if (run_dir / "last.pt").exists() and not resume:
         raise SettingsError(f"{run_dir} holds a run; continue it with --resume, or name another folder with --out")
     if resume and not (run_dir / "last.pt").exists():
         raise SettingsError(f"{run_dir} holds no run to resume")
-    experiment, found = with_found_batch_size(experiment, run_dir, resume)
-    if found is not None:
-        sys.stderr.write(f"{found.sentence}\n")
-    trainer = trainer_of(experiment, run_dir)
+
+
+def _train(experiment: Experiment, run_dir: Path, ranks: Ranks, resume: bool, start_from: Path | None) -> None:
+    """The run of this process; the first one says how it goes."""
+    from spiketrack.batch_size import with_found_batch_size
+    from spiketrack.experiment import dump_experiment, trainer_of
+
+    if not ranks.first:
+        logging.getLogger("spiketrack").setLevel(logging.WARNING)
+    if ranks.world == 1:
+        experiment, found = with_found_batch_size(experiment, run_dir, resume)
+        if found is not None:
+            sys.stderr.write(f"{found.sentence}\n")
+    trainer = trainer_of(experiment, run_dir, ranks)
     if resume:
         trainer.resume()
     elif start_from is not None:
         trainer.start_from(start_from)
+    if not ranks.first:
+        if not trainer.run():
+            raise typer.Exit(130)
+        return
     write_whole(run_dir / "experiment.yaml", dump_experiment(experiment), SettingsError)
     with _training_progress() as (on_step, on_epoch):
         finished = trainer.run(on_step, on_epoch)
+    if ranks.world > 1:
+        log.info("each of %d processes gave %s bytes in the last step", ranks.world, f"{trainer.exchanged:,}")
     if not finished:
         sys.stderr.write(f"stopped at step {trainer.step} of {trainer.total_steps}; continue with --resume\n")
         raise typer.Exit(130)
@@ -186,8 +236,19 @@ def track(
     video: Annotated[bool, typer.Option(help="draw video.mp4")] = True,
     on_invalid: OnInvalid = "drop",
     threads: Threads = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="of a folder: processes that share its recordings; default 1")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="of a folder: which files are recordings, such as **/*.csv; default by suffix")
+    ] = None,
 ) -> None:
-    """Detect and track objects; writes tracks.txt, tracks_bbox.npy, video.mp4 and report.html."""
+    """Detect and track objects; writes tracks.txt, tracks_bbox.npy, video.mp4 and report.html.
+
+    Of a folder every recording in it, each into a folder of its own; --jobs, and the same command on other machines
+    that see the folder of results, share the work.
+    """
+    from spiketrack.cli.folders import track_folder
     from spiketrack.experiment import load_experiment
     from spiketrack.filters import NO_FILTERS, filtered_recording
     from spiketrack.pipeline import SHIPPED_TRACKING, Detector
@@ -196,6 +257,8 @@ def track(
     from spiketrack.spiking.allocation import keep_freed_memory
     from spiketrack.tracking import ByteTrackSettings
 
+    if not file.is_dir() and (jobs is not None or pattern is not None):
+        raise SettingsError(f"--jobs and --pattern are for a folder of recordings, and {file} is none")
     keep_freed_memory()
     own_tracking = ByteTrackSettings() if weights else SHIPPED_TRACKING
     weights = weights or _shipped_weights()
@@ -205,20 +268,32 @@ def track(
     experiment = load_experiment(config) if config else None
     tracking = experiment.tracking if experiment else own_tracking
     filters = experiment.data.filters if experiment else NO_FILTERS
-    out = out or Path(f"{file.name}_tracks")
-    recording = filtered_recording(open_recording(file, options=read_options(on_invalid, threads)), filters)
-    with progress_line("tracking", unit="steps") as update:
-        facts = track_recording(
+    fused = detector.fused()
+
+    def track_one(path: Path, folder: Path, on_step: OnStep = lambda done, total, name: None) -> dict[str, str]:
+        recording = filtered_recording(open_recording(path, options=read_options(on_invalid, threads)), filters)
+        return track_recording(
             recording,
-            detector.fused(),
+            fused,
             tracking,
-            out,
+            folder,
             weights=str(weights),
             start_us=start_us,
             end_us=end_us,
             video=video,
-            on_step=update,
+            on_step=on_step,
         )
+
+    if file.is_dir():
+        settings = {
+            "weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            "tracking": tracking.model_dump(mode="json"),
+            "filters": filters.model_dump(mode="json"),
+            **{"size": size, "start_us": start_us, "end_us": end_us, "video": video, "on_invalid": on_invalid},
+        }
+        raise typer.Exit(track_folder(file, out, pattern, jobs or 1, settings, track_one))
+    with progress_line("tracking", unit="steps") as update:
+        facts = track_one(file, out or Path(f"{file.name}_tracks"), update)
     for name, value in facts.items():
         print(f"{name:<10}{value}")
 

@@ -39,6 +39,22 @@ class Batch(NamedTuple):
     fresh: Tensor
 
 
+class Share(NamedTuple):
+    """The part of every batch that this process takes: of its samples, in their order, part `number` of `parts`."""
+
+    number: int = 0
+    parts: int = 1
+
+    def of(self, count: int) -> slice:
+        """Of `count` samples. The first parts have one more where they do not go up; late parts may have none."""
+        size, more = divmod(count, self.parts)
+        first = self.number * size + min(self.number, more)
+        return slice(first, first + size + (self.number < more))
+
+
+WHOLE = Share()
+
+
 def make_batch(
     encoded: Sequence[tuple[NDArray, list[Boxes | None]]], sequences: Sequence[int], names: list[str], fresh: list[bool]
 ) -> Batch:
@@ -53,6 +69,11 @@ def make_batch(
         names,
         torch.tensor(fresh),
     )
+
+
+def without_samples(batch: Batch) -> Batch:
+    """A batch like this one with B = 0, for a process whose share is empty."""
+    return Batch(batch.events[:, :0], batch.labelled[:, :0], pad_labels([], []), [], batch.fresh[:0])
 
 
 def pad_labels(boxes: Sequence[Boxes], sequences: Sequence[int]) -> TrackLabels:

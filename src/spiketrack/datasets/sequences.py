@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings
-from spiketrack.datasets.batches import Batch, check_sizes, make_batch
+from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, make_batch, without_samples
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.samples import Sample, SampleMaker
 from spiketrack.filters import NO_FILTERS, FilterSettings
@@ -92,9 +92,11 @@ class TrainingSamples:
         cache_mb: int = 0,
         balance: float = 0.0,
         choice: SampleChoice = EVERY_SAMPLE,
+        share: Share = WHOLE,
     ) -> None:
         check_sizes(sequences, settings, augment)
         self.settings, self.augment, self.balance, self.choice = settings, augment, balance, choice
+        self.share = share
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self._weights = class_weights([sequence.labels for sequence in sequences], balance)
         drawn_by = self._weights if balance else None
@@ -110,13 +112,17 @@ class TrainingSamples:
         self.sequences = self._maker.sequences
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `start_batch` on; the last one may be smaller."""
+        """The share of the batches of an epoch from `start_batch` on; the last batch may be smaller."""
         samples = self.samples(epoch)
         for first in range(start_batch * self.batch_size, len(samples), self.batch_size):
             chosen = samples[first : first + self.batch_size]
             # place 0 is the order of the samples
             rngs = [np.random.default_rng([self.seed, epoch, first + i + 1]) for i in range(len(chosen))]
-            yield self._batch(chosen, rngs, samples)
+            own = self.share.of(len(chosen))
+            if own.start == own.stop:
+                yield without_samples(self._batch(chosen[:1], rngs[:1], samples))
+            else:
+                yield self._batch(chosen[own], rngs[own], samples)
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Number of batches of an epoch; it may differ by a few between epochs, as the windows' phase is random."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spiketrack.datasets.augment import AugmentSettings
-from spiketrack.datasets.batches import Batch, check_sizes, make_batch
+from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, make_batch
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.samples import Sample, SampleMaker
 from spiketrack.datasets.sequences import EVERY_SAMPLE, SampleChoice
@@ -50,6 +50,7 @@ class StreamSamples:
         cache_mb: int = 0,
         balance: float = 0.0,
         choice: SampleChoice = EVERY_SAMPLE,
+        share: Share = WHOLE,
     ) -> None:
         if balance:
             raise SettingsError("data.balance draws single samples; with training.state carried it must be 0")
@@ -65,7 +66,7 @@ class StreamSamples:
             )
         check_sizes(sequences, settings, augment)
         self.settings, self.augment, self.balance, self.choice = settings, augment, balance, choice
-        self.steps, self.batch_size, self.seed = steps, batch_size, seed
+        self.steps, self.batch_size, self.seed, self.share = steps, batch_size, seed, share
         self._maker = SampleMaker(sequences, settings, augment, steps=steps, cache_mb=cache_mb)
         self.sequences = self._maker.sequences
         self._batches = -(-sum(self._span(index, 0)[1] for index in range(len(sequences))) // batch_size)
@@ -75,10 +76,10 @@ class StreamSamples:
         return self._batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `start_batch` on; the first goes on where the epoch before ended."""
+        """The share of the batches of an epoch from `start_batch` on; the first goes on where the last epoch ended."""
         first = epoch * self._batches
         for places in islice(self.places(), first + start_batch, first + self._batches):
-            yield self._batch(places)
+            yield self._batch(places[self.share.of(len(places))])
 
     def places(self) -> Iterator[list[tuple[Pass, int]]]:
         """For every batch of the run, without end, the pass and the window in it of every stream."""

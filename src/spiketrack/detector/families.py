@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiketrack.boxes import Boxes
 from spiketrack.detector.decode import DecodeSettings, decode
-from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms
+from spiketrack.detector.loss import DetectionLoss, LossSettings, LossTerms, Total
 from spiketrack.detector.spikeyolo import STRIDES, ModelSettings, SpikeYOLO
 from spiketrack.detector.spikeyolo_tracker import SpikeYOLOTracker, TrackerModelSettings, decode_with_embeddings
 from spiketrack.detector.spiking_backbone import LEAST_SIDE
@@ -42,7 +42,7 @@ class Family(NamedTuple):
     """One kind of detector.
 
     model, decoding, loss: classes of its settings. network(model settings, input channels, classes) builds it.
-    criterion(loss settings) is its loss, which returns `terms`. decode(predictions, times_us, decoding settings,
+    criterion(loss settings, total) is its loss, which returns `terms`. decode(predictions, times_us, decoding settings,
     scale=, sensor=) gives what was found: result[t][b]. least_side: pixels that an input needs in both directions.
     title(model settings) names a network in words.
     """
@@ -52,7 +52,7 @@ class Family(NamedTuple):
     loss: type[BaseModel]
     terms: type[Any]
     network: Callable[[Any, int, int], Network]
-    criterion: Callable[[Any], Criterion]
+    criterion: Callable[[Any, Total], Criterion]
     decode: Callable[..., list[list[Found]]]
     least_side: int
     title: Callable[[Any], str]
@@ -83,7 +83,7 @@ FAMILIES = {
         LossSettings,
         LossTerms,
         SpikeYOLO,
-        lambda settings: _of_labels_alone(DetectionLoss(settings)),
+        lambda settings, total: _of_labels_alone(DetectionLoss(settings, total)),
         _found(decode),
         STRIDES[-1],
         _family_and_scale,
@@ -105,7 +105,7 @@ FAMILIES = {
         SSDLossSettings,
         SSDLossTerms,
         SSD,
-        lambda settings: _of_labels_alone(SSDLoss(settings)),
+        lambda settings, total: _of_labels_alone(SSDLoss(settings, total)),
         _found(decode_ssd),
         LEAST_SIDE,
         lambda settings: f"{settings.backbone}+{settings.family}",

@@ -10,6 +10,7 @@ otherwise, and all of the box, is computed for the positive locations only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -33,6 +34,14 @@ from spiketrack.errors import SettingsError
 
 SIDES = 4 * REG_MAX  # features of a location: the logits of its sides, then those of its classes
 ROWS_IN_CACHE = 4096
+
+Total = Callable[[Tensor], Tensor]
+"""What a loss is divided by, from this process's share of the batch to the whole."""
+
+
+def of_one_process(tensor: Tensor) -> Tensor:
+    """The total where one process has the whole batch."""
+    return tensor
 
 
 class LossSettings(BaseModel):
@@ -105,10 +114,13 @@ class LabelledSteps(NamedTuple):
 
 
 class DetectionLoss:
-    """Loss of SpikeYOLO's predictions; holds settings only."""
+    """Loss of SpikeYOLO's predictions; holds settings only.
 
-    def __init__(self, settings: LossSettings) -> None:
-        self.settings = settings
+    total: the sum of a number over all processes that share a batch, with which each gives its part of the loss.
+    """
+
+    def __init__(self, settings: LossSettings, total: Total = of_one_process) -> None:
+        self.settings, self.total = settings, total
 
     def __call__(self, predictions: Predictions, labels: LabelBatch, labelled: Tensor) -> LossTerms:
         """labelled: (T, B) bool, the time steps that labels speak of; labels: N = labelled.sum() images in the
@@ -149,7 +161,7 @@ class DetectionLoss:
         """The loss against a given assignment."""
         settings, (image, place, label, weight) = self.settings, assignment
         background, rows = _Background.apply(*steps, image, place, settings.focal)  # 0-d and (P, 4 * 16 + K)
-        norm = weight.sum().clamp_min(1)
+        norm = self.total(weight.sum()).clamp_min(1)
 
         cost, unobjected = self._class_costs(rows[:, SIDES:], labels.classes[image, label], weight)
         # of the positive locations the class of the label is no background

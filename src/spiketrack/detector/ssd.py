@@ -172,4 +172,4 @@ class SSDHead(nn.Module):
 
 def _per_prior(x: Tensor, values: int) -> Tensor:
     """(N, priors * values, h, w) to (N, h * w * priors, values)."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+    return x.permute(0, 2, 3, 1).unflatten(3, (x.shape[1] // values, values)).flatten(1, 3)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from spiketrack.detector.loss import class_cost
+from spiketrack.detector.loss import Total, class_cost, of_one_process
 from spiketrack.detector.ssd import SSDPredictions
 from spiketrack.detector.ssd_match import SSDTargets, encode_boxes, match_priors
 from spiketrack.detector.targets import LabelBatch
@@ -47,10 +47,10 @@ class SSDLossTerms(NamedTuple):
 
 
 class SSDLoss:
-    """Loss of SSD's predictions; holds settings only."""
+    """Loss of SSD's predictions; holds settings only. total: as of DetectionLoss."""
 
-    def __init__(self, settings: SSDLossSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: SSDLossSettings, total: Total = of_one_process) -> None:
+        self.settings, self.total = settings, total
 
     def __call__(self, predictions: SSDPredictions, labels: LabelBatch, labelled: Tensor) -> SSDLossTerms:
         """labelled: (T, B) bool, the time steps that labels speak of; labels: N = labelled.sum() images in the
@@ -61,7 +61,7 @@ class SSDLoss:
         offsets, logits = predictions.offsets[labelled].float(), predictions.logits[labelled].float()  # (N, A, .)
         targets = match_priors(predictions.priors, labels, settings.match_iou)
         positives = targets.positive.sum()
-        norm = positives.clamp_min(1)
+        norm = self.total(positives).clamp_min(1)
         priors = predictions.priors.expand(len(offsets), -1, 4)[targets.positive]
         wanted = encode_boxes(targets.boxes[targets.positive], priors)
         box = F.smooth_l1_loss(offsets[targets.positive], wanted, reduction="sum") / norm * settings.box_gain

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spiketrack.boxes import NO_TRACK
-from spiketrack.detector.loss import DetectionLoss, LossSettings
+from spiketrack.detector.loss import DetectionLoss, LossSettings, Total, of_one_process
 from spiketrack.detector.spikeyolo import Predictions
 from spiketrack.detector.spikeyolo_tracker import unit
 from spiketrack.detector.targets import Assignment, LabelBatch
@@ -78,11 +78,14 @@ class TrackLossTerms(NamedTuple):
 
 
 class TrackLoss:
-    """Loss of SpikeYOLOTracker's predictions; holds settings only."""
+    """Loss of SpikeYOLOTracker's predictions; holds settings only.
 
-    def __init__(self, settings: TrackLossSettings) -> None:
-        self.settings = settings
-        self.detection = DetectionLoss(settings)
+    total: as of DetectionLoss. Samples are compared within a process's share of the batch.
+    """
+
+    def __init__(self, settings: TrackLossSettings, total: Total = of_one_process) -> None:
+        self.settings, self.total = settings, total
+        self.detection = DetectionLoss(settings, total)
 
     def __call__(self, predictions: Predictions, labels: TrackLabels, labelled: Tensor) -> TrackLossTerms:
         """labelled: (T, B) bool, the time steps that labels speak of; labels: N = labelled.sum() images in the
@@ -98,7 +101,7 @@ class TrackLoss:
         samples = identified_samples(assignment, labels, self.settings.max_samples)
         steps, streams = labelled.nonzero()[samples.image].unbind(1)
         embeddings = predictions.embeddings[steps, streams, samples.location]  # (S, D)
-        track, partnered = contrastive_loss(unit(embeddings), samples.objects, self.settings.temperature)
+        track, partnered = contrastive_loss(unit(embeddings), samples.objects, self.settings.temperature, self.total)
         track = track * self.settings.track_gain
         return TrackLossTerms(
             terms.total + track,
@@ -146,7 +149,9 @@ def _in_turns(group: Tensor, strength: Tensor) -> Tensor:
     return order[turn.argsort(stable=True)]
 
 
-def contrastive_loss(embeddings: Tensor, objects: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def contrastive_loss(
+    embeddings: Tensor, objects: Tensor, temperature: float, total: Total = of_one_process
+) -> tuple[Tensor, Tensor]:
     """Mean cost over the samples that have a partner, and their number (both 0-d).
 
     embeddings: (S, D) of length 1. objects: (S,) int64, equal for samples of one object. Without any partner the cost
@@ -159,4 +164,4 @@ def contrastive_loss(embeddings: Tensor, objects: Tensor, temperature: float) ->
     similarity = embeddings[partnered] @ embeddings.T / temperature  # (S', S)
     pull = (similarity * partners).sum(1) / partners.sum(1)
     push = similarity.masked_fill(itself, -torch.inf).logsumexp(1)  # never empty: there is a partner
-    return (push - pull).sum() / partnered.sum().clamp_min(1), partnered.sum()
+    return (push - pull).sum() / total(partnered.sum()).clamp_min(1), partnered.sum()
