@@ -120,7 +120,7 @@ def test_the_smooth_step_passes_gradcheck():
 
 
 def test_many_blocks_in_float32_on_three_threads(monkeypatch):
-    monkeypatch.setattr("spiketrack.spiking.lif.LEAST_PER_THREAD", 100)
+    monkeypatch.setattr("spiketrack.spiking.slabs.LEAST_PER_THREAD", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x, state, w = random_case(3, (2, 5, 17, 29), torch.float32)
     for settings in (VARIANTS[0], VARIANTS[1]):
@@ -129,6 +129,26 @@ def test_many_blocks_in_float32_on_three_threads(monkeypatch):
         torch.testing.assert_close(single[0].double(), double[0], rtol=0, atol=0)
         for ours, wanted in zip(single[1:], double[1:], strict=True):
             torch.testing.assert_close(ours.double(), wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_without_gradients_the_spikes_are_the_same():
+    x, state, w = random_case(3, (2, 5, 7, 3), torch.float32)
+    with torch.no_grad():
+        alone = lif(x, state, torch.sigmoid(w), PLIF_NEURON)
+    for ours, wanted in zip(alone, lif(x, state, torch.sigmoid(w), PLIF_NEURON), strict=True):
+        assert not ours.requires_grad
+        assert torch.equal(ours, wanted)
+
+
+def test_a_fixed_rate_changes_no_other_gradient():
+    x, state, w = random_case(3, (2, 5, 7, 3))
+    rate = torch.sigmoid(w)
+    results = []
+    for own_rate in (rate, float(rate.detach())):
+        spikes, rest = lif(x, state, own_rate, PLIF_NEURON)
+        results.append(torch.autograd.grad((spikes * x.detach()).sum() + rest.sum(), (x, state)))
+    for learnt, fixed in zip(*results, strict=True):
+        torch.testing.assert_close(learnt, fixed, rtol=0, atol=0)
 
 
 def test_the_surrogate_of_far_membranes_in_float32():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from spiketrack.spiking import ILIFSettings, StateFlow, ilif
-from spiketrack.spiking.neurons import COCO_NEURON, GEN1_NEURON
+from spiketrack.spiking.neurons import COCO_NEURON, GEN1_NEURON, _StepwiseILIF
 
 
 def plain_ilif(x, state, settings):
@@ -66,6 +66,50 @@ def test_equals_autograd_of_the_equations(settings, with_state):
         results.append((spikes, rest, *grads))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [COCO_NEURON, GEN1_NEURON])
+def test_the_kernel_is_the_plain_path_on_three_threads(monkeypatch, dtype, settings):
+    monkeypatch.setattr("spiketrack.spiking.slabs.LEAST_PER_THREAD", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    generator = torch.Generator().manual_seed(2)
+    x = (torch.randn(5, 2, 7, 11, 13, generator=generator, dtype=dtype) * 3).requires_grad_()
+    state = torch.randn(2, 7, 11, 13, generator=generator, dtype=dtype).requires_grad_()
+    results = []
+    for function in (lambda: ilif(x, state, settings), lambda: _StepwiseILIF.apply(x, state, *dict(settings).values())):
+        spikes, rest = function()
+        grads = torch.autograd.grad((spikes * x.detach()).sum() + (rest * rest).sum(), (x, state))
+        results.append((spikes, rest, *grads))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=0)  # the same roundings: products and sums fused in both
+
+
+@pytest.mark.parametrize("layout", ["channels last", "a slice", "transposed"])
+def test_the_order_of_memory_does_not_matter(layout):
+    x = torch.randn(4, 2, 3, 5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
+    state = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    plain = [t.clone().requires_grad_() for t in (x, state)]
+    if layout == "channels last":
+        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (4, 2))
+    elif layout == "a slice":
+        x, state = torch.cat([x, x], 3)[:, :, :, :5], state.transpose(1, 3).contiguous().transpose(1, 3)
+    else:
+        x = x.transpose(0, 1).contiguous().transpose(0, 1)
+    own = [x.requires_grad_(), state.requires_grad_()]
+    results, weight = [], plain[0].detach()
+    for inputs in (own, plain):
+        spikes, rest = ilif(*inputs, COCO_NEURON)
+        results.append((spikes, rest, *torch.autograd.grad((spikes * weight).sum() + (rest * rest).sum(), inputs)))
+    for ours, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+    if layout == "channels last":
+        assert results[0][0].stride() == x.stride()
+
+
+def test_no_steps_hand_the_state_on():
+    spikes, rest = ilif(torch.zeros(0, 4), torch.arange(4.0), COCO_NEURON)
+    assert (spikes.shape, rest.tolist()) == ((0, 4), [0, 1, 2, 3])
 
 
 def test_a_sequence_equals_its_pieces():

@@ -14,23 +14,17 @@ exports, the equations run as a plain loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spiketrack.spiking.allocation import empty_strided
 from spiketrack.spiking.neurons import StateFlow
+from spiketrack.spiking.slabs import as_slabs, flat, in_pieces, ordered_as, rows
 from spiketrack.spiking.surrogate import Surrogate, spike
-
-Piece = TypeVar("Piece")
-
-LEAST_PER_THREAD = 1 << 18  # neuron-steps; below, starting a thread costs more than it saves
 
 
 class LIFSettings(BaseModel):
@@ -71,8 +65,13 @@ def lif(x: Tensor, state: Tensor | None, rate: Tensor | float, settings: LIFSett
     state = None if state is None else state.to(dtype)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         spikes, rest = lif_loop(current, state, rate, settings)
-    else:
+    elif torch.is_grad_enabled():
         spikes, rest = _LIF.apply(current, state, rate, settings)
+    else:
+        current = as_slabs(current)
+        before = None if state is None else ordered_as(state, current.stride()[1:])
+        number = float(rate.detach() if isinstance(rate, Tensor) else rate)
+        spikes, rest = _in_kernel(current, before, number, settings)
     return spikes.to(x.dtype), rest
 
 
@@ -94,21 +93,13 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, state: Tensor | None, rate: Tensor | float, settings: LIFSettings):
-        from spiketrack.spiking import lif_kernels
-
-        x = x if _is_slabs(x) else x.contiguous()
-        state = None if state is None else _ordered_as(state, x.stride()[1:])
-        spikes = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
-        rest = torch.empty_strided(x.shape[1:], x.stride()[1:], dtype=x.dtype)
+        x = as_slabs(x)
+        state = None if state is None else ordered_as(state, x.stride()[1:])
         ctx.save_for_backward(x, state)
         ctx.set_materialize_grads(False)  # the last state is rarely used
         ctx.rate, ctx.settings = float(rate), settings
         ctx.rate_like = rate.new_empty(0) if isinstance(rate, Tensor) else None
-        number = _flat(x).dtype.type
-        constants = number(ctx.rate), number(settings.threshold), settings.reset == "hard", settings.decay_input
-        rows, before, out, after = _rows(x), _flat(state, x), _rows(spikes), _flat(rest)
-        _in_pieces(x, lambda a, b: lif_kernels.forward(rows, before, *constants, out, after, a, b))
-        return spikes, rest
+        return _in_kernel(x, state, ctx.rate, settings)
 
     @staticmethod
     @once_differentiable
@@ -118,65 +109,36 @@ class _LIF(torch.autograd.Function):
         grad_spikes, grad_rest = grads
         x, state = ctx.saved_tensors
         settings: LIFSettings = ctx.settings
-        grad_x = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+        grad_x = empty_strided(x.shape, x.stride(), x.dtype)
         grad_state = torch.empty_like(state) if state is not None and ctx.needs_input_grad[1] else None
-        number = _flat(x).dtype.type
+        number = flat(x).dtype.type
         constants = (
             *(number(ctx.rate), number(settings.threshold), settings.reset == "hard", settings.decay_input),
             *(settings.detach_reset, settings.surrogate == "sigmoid", number(settings.slope)),
         )
         arrays = (
-            _rows(x)[:0] if grad_spikes is None else _rows(_ordered_as(grad_spikes, x.stride())),
-            _flat(None if grad_rest is None else _ordered_as(grad_rest, x.stride()[1:]), x),
-            _rows(grad_x),
-            _flat(grad_state, x),
+            rows(x)[:0] if grad_spikes is None else rows(ordered_as(grad_spikes, x.stride())),
+            flat(None if grad_rest is None else ordered_as(grad_rest, x.stride()[1:]), x),
+            rows(grad_x),
+            flat(grad_state, x),
         )
-        rows, before = _rows(x), _flat(state, x)
-        parts = _in_pieces(x, lambda a, b: lif_kernels.backward(rows, before, *constants, *arrays, a, b))
-        grad_rate = ctx.rate_like.new_tensor(math.fsum(parts)) if ctx.needs_input_grad[2] else None
+        current, before, learns = rows(x), flat(state, x), ctx.needs_input_grad[2]
+        parts = in_pieces(x, lambda a, b: lif_kernels.backward(current, before, *constants, *arrays, learns, a, b))
+        grad_rate = ctx.rate_like.new_tensor(math.fsum(parts)) if learns else None
         return grad_x, grad_state, grad_rate, None
 
 
-def _is_slabs(x: Tensor) -> bool:
-    """Whether the x[t] lie one after the other, each dense, in any order of the other dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride()[1:], x.shape[1:], strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return x.shape[0] <= 1 or x.stride(0) == expected
+def _in_kernel(x: Tensor, state: Tensor | None, rate: float, settings: LIFSettings) -> tuple[Tensor, Tensor]:
+    """Spikes and the last state of slabs x and a state in the same order of memory, without gradients."""
+    from spiketrack.spiking import lif_kernels
 
-
-def _ordered_as(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The tensor with its elements in the order of memory that the strides of a dense one give; itself if they are."""
-    if tensor.stride() == stride:
-        return tensor
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
-
-
-def _flat(tensor: Tensor | None, like: Tensor | None = None) -> NDArray:
-    """(n,) view of a dense tensor in the order of its memory; (0,) of the dtype of `like` for None."""
-    if tensor is None:
-        assert like is not None
-        tensor = like.new_empty(0)
-    return torch.as_strided(tensor.detach(), (tensor.numel(),), (1,)).numpy()
-
-
-def _rows(x: Tensor) -> NDArray:
-    """(T, n) view of slabs (T, ...)."""
-    return _flat(x).reshape(x.shape[0], math.prod(x.shape[1:]))
-
-
-def _in_pieces(x: Tensor, work: Callable[[int, int], Piece]) -> list[Piece]:
-    """work(start, stop) over all neurons of x (T, ...), on as many threads as torch may use and the size is worth."""
-    neurons = math.prod(x.shape[1:])
-    threads = max(1, min(torch.get_num_threads(), x.numel() // LEAST_PER_THREAD))
-    if threads == 1:
-        return [work(0, neurons)]
-    pieces = list(pairwise(neurons * i // threads for i in range(threads + 1)))
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, *piece) for piece in pieces[1:]]
-        return [work(*pieces[0]), *(other.result() for other in others)]
+    spikes = empty_strided(x.shape, x.stride(), x.dtype)
+    rest = empty_strided(x.shape[1:], x.stride()[1:], x.dtype)
+    current, before, out, after = rows(x), flat(state, x), rows(spikes), flat(rest)
+    number = current.dtype.type
+    constants = number(rate), number(settings.threshold), settings.reset == "hard", settings.decay_input
+    in_pieces(x, lambda a, b: lif_kernels.forward(current, before, *constants, out, after, a, b))
+    return spikes, rest
 
 
 class LIF(nn.Module):

@@ -7,7 +7,9 @@ binary spikes, so a network trained on integers runs on binary spikes (SpikeYOLO
     s[t] = round(clip(m[t], 0, D))             half to even: 0.5 -> 0, 1.5 -> 2
     r[t] = m[t] - s[t]                         soft reset by the integer itself; s detached
 
-The gradient passes straight through the rounding inside the closed window 0 <= m <= D and is 0 outside.
+The gradient passes straight through the rounding inside the closed window 0 <= m <= D and is 0 outside. On the CPU
+all steps are one pass over memory each way (lif_kernels.py); elsewhere, in half precision, and while torch compiles or
+exports, they are torch operations one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from contextlib import contextmanager, nullcontext
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from spiketrack.spiking.allocation import empty_strided
+from spiketrack.spiking.slabs import as_slabs, flat, in_pieces, ordered_as, rows
 
 
 class ILIFSettings(BaseModel):
@@ -47,11 +53,51 @@ def ilif(x: Tensor, state: Tensor | None, settings: ILIFSettings) -> tuple[Tenso
             f"I-LIF: the state has shape {tuple(state.shape)}, the input needs {tuple(x.shape[1:])}; "
             "pass None for a fresh start"
         )
-    return _ILIF.apply(x, state, settings.levels, settings.decay, settings.gain)
+    in_kernel = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    function = _ILIF if in_kernel and not torch.compiler.is_compiling() else _StepwiseILIF
+    return function.apply(x, state, settings.levels, settings.decay, settings.gain)
 
 
 class _ILIF(torch.autograd.Function):
-    """One pass over time each way; the membranes before firing are kept for the backward pass."""
+    """One pass over memory each way. Only the input is kept; the backward pass computes the membranes again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, state: Tensor | None, levels: int, decay: float, gain: float):
+        from spiketrack.spiking import lif_kernels
+
+        x = as_slabs(x)
+        state = None if state is None else ordered_as(state.to(x.dtype), x.stride()[1:])
+        spikes = empty_strided(x.shape, x.stride(), x.dtype)
+        rest = empty_strided(x.shape[1:], x.stride()[1:], x.dtype)
+        ctx.save_for_backward(x, state)
+        ctx.set_materialize_grads(False)  # the last state is rarely used
+        number = flat(x).dtype.type
+        ctx.constants = number(levels), number(decay), number(gain)
+        current, before, out, after = rows(x), flat(state, x), rows(spikes), flat(rest)
+        in_pieces(x, lambda a, b: lif_kernels.integer_forward(current, before, *ctx.constants, out, after, a, b))
+        return spikes, rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor | None):
+        from spiketrack.spiking import lif_kernels
+
+        grad_spikes, grad_rest = grads
+        x, state = ctx.saved_tensors
+        grad_x = empty_strided(x.shape, x.stride(), x.dtype)
+        grad_state = torch.empty_like(state) if state is not None and ctx.needs_input_grad[1] else None
+        arrays = (
+            *(rows(x), flat(state, x), *ctx.constants),
+            rows(x)[:0] if grad_spikes is None else rows(ordered_as(grad_spikes, x.stride())),
+            flat(None if grad_rest is None else ordered_as(grad_rest, x.stride()[1:]), x),
+            *(rows(grad_x), flat(grad_state, x)),
+        )
+        in_pieces(x, lambda a, b: lif_kernels.integer_backward(*arrays, a, b))
+        return grad_x, grad_state, None, None, None
+
+
+class _StepwiseILIF(torch.autograd.Function):
+    """One torch operation after the other; the membranes before firing are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, state: Tensor | None, levels: int, decay: float, gain: float):

@@ -1,0 +1,67 @@
+"""Slabs: tensors over time, seen as flat rows of memory by the kernels of the neurons.
+
+Station: between the neurons and their kernels. In comes a tensor (T, ...) whose x[t] are dense and lie one after the
+other, in any order of the other dimensions; out go NumPy views (T, n) of the same memory, and pieces of the n neurons
+for several threads. Nothing is copied but what does not lie like that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Piece = TypeVar("Piece")
+
+LEAST_PER_THREAD = 1 << 18  # neuron-steps; below, starting a thread costs more than it saves
+
+
+def as_slabs(x: Tensor) -> Tensor:
+    """The tensor itself where its x[t] lie one after the other, each dense; else a contiguous copy."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride()[1:], x.shape[1:], strict=True)):
+        if size != 1 and stride != expected:
+            return x.contiguous()
+        expected *= size
+    return x if x.shape[0] <= 1 or x.stride(0) == expected else x.contiguous()
+
+
+def ordered_as(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The tensor with its elements in the order of memory that the strides of a dense one give; itself if they are.
+
+    Strides of dimensions of one element say nothing and are not compared.
+    """
+    if all(own == wanted or size == 1 for size, own, wanted in zip(tensor.shape, tensor.stride(), stride, strict=True)):
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+
+
+def flat(tensor: Tensor | None, like: Tensor | None = None) -> NDArray:
+    """(n,) view of a dense tensor in the order of its memory; (0,) of the dtype of `like` for None."""
+    if tensor is None:
+        assert like is not None
+        tensor = like.new_empty(0)
+    return torch.as_strided(tensor.detach(), (tensor.numel(),), (1,)).numpy()
+
+
+def rows(x: Tensor) -> NDArray:
+    """(T, n) view of slabs (T, ...)."""
+    return flat(x).reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def in_pieces(x: Tensor, work: Callable[[int, int], Piece]) -> list[Piece]:
+    """work(start, stop) over all neurons of x (T, ...), on as many threads as torch may use and the size is worth."""
+    neurons = math.prod(x.shape[1:])
+    threads = max(1, min(torch.get_num_threads(), x.numel() // LEAST_PER_THREAD))
+    if threads == 1:
+        return [work(0, neurons)]
+    pieces = list(pairwise(neurons * i // threads for i in range(threads + 1)))
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work, *piece) for piece in pieces[1:]]
+        return [work(*pieces[0]), *(other.result() for other in others)]
