@@ -7,6 +7,7 @@ from spiketrack.cli import search  # isort: skip
 from spiketrack.cli import efficiency  # isort: skip
 from spiketrack.cli import profiling  # isort: skip
 from spiketrack.cli import classification  # isort: skip
+from spiketrack.cli import keypoints  # isort: skip
 from spiketrack.cli import deploying  # isort: skip
 from spiketrack.cli.app import app, main
 
@@ -16,6 +17,7 @@ __all__ = [
     "data",
     "deploying",
     "efficiency",
+    "keypoints",
     "main",
     "networks",
     "profiling",
