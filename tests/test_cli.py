@@ -153,8 +153,15 @@ def test_a_file_that_is_no_recording(run, tmp_path, weights, command, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
-@pytest.mark.parametrize(("name", "message"), [("absent.raw", "cannot be opened"), ("folder", "this is a folder")])
-@pytest.mark.parametrize("command", ["info", "track"])
+@pytest.mark.parametrize(
+    ("command", "name", "message"),
+    [
+        ("info", "absent.raw", "cannot be opened"),
+        ("track", "absent.raw", "cannot be opened"),
+        ("info", "folder", "this is a folder"),
+        ("track", "folder", "no recording"),
+    ],
+)
 def test_a_path_that_is_no_file(run, tmp_path, weights, command, name, message):
     (tmp_path / "folder").mkdir()
     options = ["--weights", weights] if command == "track" else []
