@@ -1,15 +1,16 @@
-"""Compression: the forms of one detector side by side, in size, speed and accuracy.
+"""Compression: the forms of one detector side by side, in size, speed, energy and accuracy.
 
-Station: of `spiketrack compress`. In come a detector, labelled sequences and recordings to calibrate on, out comes a
-row for every form: as trained, fused, on onnxruntime in float32 and with 8-bit convolutions, and the same again
-without a share of its channels.
+Station: of `spiketrack compress`. In come detectors, the first as the measure of the others (those fine-tuned while
+they were pruned, say), labelled sequences and recordings to calibrate on. Out comes a row for every form of each: as
+trained, fused, on onnxruntime in float32 and with 8-bit weights and convolutions; and the same of the first without a
+share of its channels.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,53 +22,69 @@ from numpy.typing import NDArray
 
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.deploy import fuse
-from spiketrack.deploy.export import onnx_model, save_onnx, set_details
+from spiketrack.deploy.export import described_model, save_onnx
 from spiketrack.deploy.onnx_runtime import OnnxNetwork
 from spiketrack.deploy.prune import prune, settle_norms
-from spiketrack.deploy.quantize import quantize
+from spiketrack.deploy.quantize import quantize, sizes
 from spiketrack.detector.catalogue import dense_macs
 from spiketrack.detector.checkpoint import save_checkpoint
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.errors import SettingsError
 from spiketrack.evaluation import EvaluationSettings, evaluate
+from spiketrack.metrics.efficiency import efficiency
 from spiketrack.pipeline import Detector
 from spiketrack.recordings import Recording, windows
+from spiketrack.spiking.activity import recorded
 from spiketrack.tracking import TrackerSettings
 
 REPEATS = 20
 SETTLE_STEPS = 4
+ENERGY_STEPS = 8  # of each recording, the last of those to calibrate on
+
+FORMS = ("as trained", "fused", "onnxruntime", "int8")
 
 
 @dataclass(frozen=True)
 class CompressionSettings:
     """size: (width, height) of the input whose latency and operations are measured. prune: share of inner channels to
-    take out, 0: no pruned forms. steps: how many time steps of each recording to calibrate on."""
+    take out without training, 0: no such forms. steps: how many time steps of each recording to calibrate on. forms:
+    which of FORMS to compare; the others cost no time."""
 
     size: tuple[int, int]
     prune: float = 0.0
     steps: int = 40
+    forms: tuple[str, ...] = FORMS
 
 
 class Form(NamedTuple):
-    """One form of the network: its name, something with the network's call, where it lies and how large that is."""
+    """One form of the network: its name, something with the network's call, where it lies and how large that is.
+
+    parts: bytes of the file by what they hold. energy_mj: of one step, by SpikeYOLO's rule, from the activity of the
+    fused network in 32 bit.
+    """
 
     name: str
     network: Any
     file: str
     bytes: int
+    parts: dict[str, int]
     parameters: int
     macs: int
+    energy_mj: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a form. latency_ms: least CPU time of one step of one image on one thread. Scores in [0, 1]."""
+    """What is known of a form. latency_ms: least CPU time of one step of one image on one thread. energy_mj and parts:
+    as of `Form`. Scores in [0, 1]."""
 
     name: str
     file: str
     bytes: int
+    parts: dict[str, int]
     parameters: int
     macs: int
+    energy_mj: float
     latency_ms: float
     map: float
     ap50: float
@@ -75,7 +92,7 @@ class Row:
 
 
 def compress(
-    detector: Detector,
+    detectors: Mapping[str, Detector],
     sequences: Sequence[LabelledSequence],
     calibration: Sequence[Recording],
     settings: CompressionSettings,
@@ -83,59 +100,85 @@ def compress(
     out: Path,
     on_form: Callable[[int, int | None, str], None] = lambda done, total, name: None,
 ) -> list[Row]:
-    """A row for every form, whose files are written into `out`; the first row is the network as trained.
+    """A row for every form of every detector, whose files are written into `out`; the first row is the measure.
 
-    calibration: recordings that quantisation and, for pruned forms, norms are fitted to; none of `sequences`, unless
-    the scores may flatter them. on_form(done, total, name) is called after each. Runs on one thread of the CPU. Raises
-    SettingsError for another family than SpikeYOLO and SSD, or pruning of other than SpikeYOLO.
+    detectors: by the word that stands before the names of their forms, none for the first. calibration: recordings
+    that quantisation and, for untrained pruning, norms are fitted to; none of `sequences`, unless the scores may
+    flatter them. on_form(done, total, name) is called after each. Runs on one thread of the CPU. Raises SettingsError
+    for another family than SpikeYOLO and SSD, or pruning of other than SpikeYOLO.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        planes = [_planes(detector, recording, settings.steps) for recording in calibration]
-        total = 8 if settings.prune else 4
+        first = next(iter(detectors.values()))
+        planes = [_planes(first, recording, settings.steps) for recording in calibration]
+        candidates = dict(detectors)
+        if settings.prune:
+            candidates["pruned, untrained"] = _pruned(first, settings.prune, planes)
         rows = []
-        for form in _forms(detector, planes, settings, out):
-            rows.append(_row(form, detector, sequences, settings, rules))
-            on_form(len(rows), total, form.name)
+        for name, detector in candidates.items():
+            for form in _forms_of(detector, name, planes, settings, out):
+                rows.append(_row(form, detector, sequences, settings, rules))
+                on_form(len(rows), len(candidates) * len(settings.forms), form.name)
         return rows
     finally:
         torch.set_num_threads(threads)
 
 
-def _forms(
-    detector: Detector, planes: list[NDArray[np.float32]], settings: CompressionSettings, out: Path
-) -> Iterator[Form]:
-    yield from _forms_of(detector, "", planes, settings, out)
-    if settings.prune:
-        if not isinstance(detector.model, SpikeYOLO):
-            raise SettingsError(f"{detector.name}: only SpikeYOLO can be pruned; leave out --prune")
-        pruned = prune(detector.model, settings.prune)
-        settle_norms(pruned, _pieces(planes, next(pruned.parameters()).device))
-        yield from _forms_of(replace(detector, model=pruned), "pruned ", planes, settings, out)
+def _pruned(detector: Detector, share: float, planes: list[NDArray[np.float32]]) -> Detector:
+    """The detector without that share of its inner channels, nothing trained but its norms measured anew."""
+    if not isinstance(detector.model, SpikeYOLO):
+        raise SettingsError(f"{detector.name}: only SpikeYOLO can be pruned; leave out --prune")
+    pruned = prune(detector.model, share)
+    settle_norms(pruned, _pieces(planes, next(pruned.parameters()).device))
+    return replace(detector, model=pruned)
 
 
 def _forms_of(
-    detector: Detector, prefix: str, planes: list[NDArray[np.float32]], settings: CompressionSettings, out: Path
+    detector: Detector, name: str, planes: list[NDArray[np.float32]], settings: CompressionSettings, out: Path
 ) -> Iterator[Form]:
     width, height = settings.size
-    network, details, stem = detector.model, detector.content(), prefix.strip() or "network"
-    fused = fuse(network)
-
-    def form(name: str, network: Any, counted: torch.nn.Module, file: str, size: int) -> Form:
-        parameters = sum(p.numel() for p in counted.parameters())
-        return Form(prefix + name, network, file, size, parameters, dense_macs(counted, channels, height, width))
-
+    network, details, fused = detector.model, detector.content(), fuse(detector.model)
     channels = network.in_channels
-    save_checkpoint(out / f"{stem}.pt", details)
-    yield form("as trained", network, network, f"{stem}.pt", (out / f"{stem}.pt").stat().st_size)
-    yield form("fused", fused, fused, "-", _weights_bytes(fused))
-    model = onnx_model(network)
-    set_details(model, {key: value for key, value in details.items() if key != "weights"})
-    size = save_onnx(model, out / f"{stem}.onnx")
-    yield form("onnxruntime", OnnxNetwork.load(out / f"{stem}.onnx"), fused, f"{stem}.onnx", size)
-    size = save_onnx(quantize(model, planes), out / f"{stem}_int8.onnx")
-    yield form("int8", OnnxNetwork.load(out / f"{stem}_int8.onnx"), fused, f"{stem}_int8.onnx", size)
+    stem = name.replace(", ", "_").replace(" ", "_") or "network"
+    energy = energy_mj(fused, planes)
+
+    def form(kind: str, network: Any, counted: torch.nn.Module, file: str, parts: dict[str, int]) -> Form:
+        parameters = sum(p.numel() for p in counted.parameters())
+        macs = dense_macs(counted, channels, height, width)
+        title = f"{name}, {kind}" if name else kind
+        return Form(title, network, file, sum(parts.values()), parts, parameters, macs, energy)
+
+    if "as trained" in settings.forms:
+        save_checkpoint(out / f"{stem}.pt", details)
+        weights = sum(tensor.nbytes for tensor in details["weights"].values())
+        parts = {"weights": weights, "rest": (out / f"{stem}.pt").stat().st_size - weights}
+        yield form("as trained", network, network, f"{stem}.pt", parts)
+    if "fused" in settings.forms:
+        yield form("fused", fused, fused, "-", {"weights": _weights_bytes(fused)})
+    if not {"onnxruntime", "int8"} & set(settings.forms):
+        return
+    model = described_model(network, details)
+    for kind, file in (("onnxruntime", f"{stem}.onnx"), ("int8", f"{stem}_int8.onnx")):
+        if kind in settings.forms:
+            made = model if kind == "onnxruntime" else quantize(model, planes)
+            save_onnx(made, out / file)
+            yield form(kind, OnnxNetwork.load(out / file), fused, file, sizes(made))
+
+
+def energy_mj(fused: torch.nn.Module, planes: list[NDArray[np.float32]]) -> float:
+    """Millijoules of one time step by SpikeYOLO's rule (metrics.efficiency), over some steps of each recording.
+
+    planes: (T, 1, C, H, W) of each. Raises SettingsError where there is no step.
+    """
+    with recorded(fused) as activity, torch.inference_mode():
+        for sequence in planes:
+            state = None
+            for x in torch.from_numpy(sequence[-ENERGY_STEPS:]):
+                _, state = fused(x[None], state)
+    if not activity.steps:
+        raise SettingsError("compress: the recordings to calibrate on hold no events")
+    return efficiency(activity, fused).energy_mj
 
 
 def _row(
@@ -148,7 +191,8 @@ def _row(
     result = evaluate(replace(detector, model=form.network), sequences, *rules)
     latency = step_ms(form.network, settings.size)
     scores = result.detection.map, result.detection.ap50, result.tracking.class_average.hota
-    return Row(form.name, form.file, form.bytes, form.parameters, form.macs, latency, *map(float, scores))
+    facts = form.name, form.file, form.bytes, form.parts, form.parameters, form.macs, form.energy_mj
+    return Row(*facts, latency, *map(float, scores))
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,9 +18,13 @@ from pydantic import BaseModel, ValidationError
 
 from spiketrack.boxes import Boxes
 from spiketrack.deploy import fuse
+from spiketrack.deploy.exact import exact, largest_count
+from spiketrack.deploy.onnx_runtime import OnnxNetwork
+from spiketrack.deploy.prune import fit_widths, is_pruned
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
 from spiketrack.detector.families import DEFAULT_FAMILY, Family, Network, family_named
 from spiketrack.detector.shipped import shipped_weights
+from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.events import Window
 from spiketrack.recordings import Recording, open_recording, windows
@@ -89,8 +93,13 @@ class Detector:
     def load(cls, path: Path | str, device: str = "cpu") -> Detector:
         """Rebuild the detector of a checkpoint, ready to infer; float16 weights become the same numbers in float32.
 
-        Raises CheckpointError for anything else, SettingsError for a device that is not there.
+        An exported network, a file that ends in .onnx, runs on onnxruntime. Raises CheckpointError for anything else,
+        SettingsError for a device that is not there, or is not the CPU for an exported network.
         """
+        if Path(path).suffix == ".onnx":
+            if device != "cpu":
+                raise SettingsError(f"{path}: onnxruntime runs on the CPU here; leave the device cpu, got {device}")
+            return cls._of_onnx(OnnxNetwork.load(path), Path(path))
         content = load_checkpoint(Path(path))
         try:
             family = family_named(content["model"].get("family", DEFAULT_FAMILY))
@@ -101,6 +110,8 @@ class Detector:
                 tuple(content["class_names"]),
             )
             weights = content["weights"]
+            if content.get("pruned") and isinstance(detector.model, SpikeYOLO):
+                fit_widths(detector.model, weights)
         except (KeyError, TypeError, AttributeError, SettingsError, ValidationError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise CheckpointError(f"{path}: the checkpoint does not describe a detector ({reason})") from error
@@ -114,6 +125,39 @@ class Detector:
         detector.model.to(usable_device(device)).eval()
         return detector
 
+    @classmethod
+    def _of_onnx(cls, network: OnnxNetwork, path: Path) -> Detector:
+        """The detector of an exported network, whose file says what the checkpoint said."""
+        try:
+            shown = InputSettings.model_validate(network.details["input"])
+            family = family_named(network.details["model"].get("family", DEFAULT_FAMILY))
+            decoding = family.decoding.model_validate(network.details["decoding"])
+        except (KeyError, ValidationError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise CheckpointError(f"{path}: the file does not describe a detector ({reason})") from error
+        # called like a network, which is all that inference asks of it
+        return cls(cast(Network, network), shown, decoding, tuple(network.details["class_names"]))
+
+    def exact(self) -> Detector:
+        """The same detector, fused, as an exported file holds it: on torch it gives the very numbers of onnxruntime.
+
+        Of a SpikeYOLO that reads counts weights are rounded so finely that sums have no rounding error (deploy.exact);
+        any other is only fused.
+        """
+        if isinstance(self.model, OnnxNetwork):
+            return self
+        return replace(self, model=exact(self.model, largest_count(self.input)))
+
+    def on_onnx(self) -> Detector:
+        """The same detector on onnxruntime, on as many threads as torch may use now. Raises SettingsError as
+        `deploy.export.export_onnx` does."""
+        from spiketrack.deploy.export import described_model
+
+        if isinstance(self.model, OnnxNetwork):
+            return self
+        model = described_model(self.model, self.content())
+        return replace(self, model=cast(Network, OnnxNetwork(model.SerializeToString(), self.name)))
+
     def resized(self, width: int, height: int) -> Detector:
         """The same network on an input of another size, in pixels. Raises SettingsError for a size below 1."""
         if min(width, height) < 1:
@@ -123,18 +167,22 @@ class Detector:
     def fused(self) -> Detector:
         """The same detector with every batch norm folded into its convolution, for inference: outputs agree to 1e-5.
 
-        The commands infer with it. It holds copies of the weights, and a checkpoint of it cannot be loaded.
+        The commands infer with it. It holds copies of the weights, and a checkpoint of it cannot be loaded. An
+        exported network is fused already.
         """
+        if isinstance(self.model, OnnxNetwork):
+            return self
         return replace(self, model=fuse(self.model))
 
     def content(self) -> dict[str, Any]:
-        """What a checkpoint must hold for `load`."""
+        """What a checkpoint must hold for `load`. pruned: where layers are narrower than the settings say."""
         return {
             "model": self.model.settings.model_dump(),
             "input": self.input.model_dump(),
             "decoding": self.decoding.model_dump(),
             "class_names": list(self.class_names),
             "weights": self.model.state_dict(),
+            **({"pruned": True} if is_pruned(self.model) else {}),
         }
 
     def detect(

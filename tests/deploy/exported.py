@@ -7,7 +7,7 @@ import torch
 from loud_detector import loud_detector
 from networks import events, settled
 
-from spiketrack.deploy.export import onnx_model, set_details
+from spiketrack.deploy.export import described_model, onnx_model, set_details
 from spiketrack.deploy.onnx_runtime import OnnxNetwork
 from spiketrack.detector.ssd import SSD, SSDSettings
 from spiketrack.pipeline import Detector
@@ -29,9 +29,7 @@ def ssd() -> SSD:
 
 @cache
 def spikeyolo_model() -> onnx.ModelProto:
-    model = onnx_model(spikeyolo().model)
-    set_details(model, {key: value for key, value in spikeyolo().content().items() if key != "weights"})
-    return model
+    return described_model(spikeyolo().model, spikeyolo().content())
 
 
 @cache

@@ -1,13 +1,10 @@
 """Export: the ONNX file and the program of torch.export compute what the trained network computes."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from exported import running, spikeyolo, spikeyolo_model, ssd, ssd_model
-from moving_squares import write_sequence
 from networks import events
 
 from spiketrack.deploy import fuse
@@ -16,7 +13,6 @@ from spiketrack.deploy.onnx_runtime import OnnxNetwork, run_step, start_session
 from spiketrack.detector.rescat import ResCatSNN
 from spiketrack.detector.spikeyolo import by_location
 from spiketrack.errors import CheckpointError, SettingsError
-from spiketrack.events import Events
 from spiketrack.spiking import ILIFSettings, ilif
 
 NETWORKS = [
@@ -65,25 +61,6 @@ def test_the_state_goes_from_torch_to_onnxruntime_and_back():
         _, state = running(ssd_model())(x[1:2], state)
         last, _ = ssd()(x[2:], state)
     assert_close(last.logits, expected.logits[2:])
-
-
-@pytest.mark.slow
-def test_a_detector_on_onnxruntime_finds_the_same_boxes(tmp_path):
-    rng = np.random.default_rng(4)
-    n = 6000
-    columns = rng.integers(0, 64, (2, n)).astype(np.uint16)
-    recorded = Events(np.sort(rng.integers(0, 200_000, n)), *columns, rng.integers(0, 2, n).astype(np.uint8), 64, 64)
-    path = write_sequence(tmp_path, "noise", recorded, None)
-    detector = spikeyolo()
-    on_runtime = replace(detector, model=running(spikeyolo_model()))
-    assert on_runtime.name == detector.name
-    pairs = list(zip(on_runtime.detect(path), detector.detect(path), strict=True))
-    assert len(pairs) == 10
-    assert sum(len(theirs.detections) for _, theirs in pairs) > 50
-    for ours, theirs in pairs:
-        assert np.array_equal(ours.detections.class_id, theirs.detections.class_id)
-        np.testing.assert_allclose(ours.detections.xyxy, theirs.detections.xyxy, atol=1e-3)
-        np.testing.assert_allclose(ours.detections.score, theirs.detections.score, atol=1e-5)
 
 
 def test_the_traced_form_of_spikeyolo_is_the_network():

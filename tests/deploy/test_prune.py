@@ -5,7 +5,18 @@ import torch
 from networks import events, lively_network
 
 from spiketrack.deploy import fuse
-from spiketrack.deploy.prune import cut, fit_widths, importance, inner_channels, is_pruned, prune, settle_norms
+from spiketrack.deploy.prune import (
+    cut,
+    effects,
+    fit_widths,
+    fused_weights,
+    importance,
+    inner_channels,
+    is_pruned,
+    prune,
+    prune_to,
+    settle_norms,
+)
 from spiketrack.detector.catalogue import dense_macs
 from spiketrack.detector.spikeyolo import ModelSettings, SpikeYOLO
 from spiketrack.detector.ssd import SSD, SSDSettings
@@ -64,6 +75,7 @@ def test_fewer_weights_and_operations(network):
     whole, half = fuse(network), fuse(prune(network, 0.5))
     sizes = [sum(p.numel() for p in net.parameters()) for net in (whole, half)]
     macs = [dense_macs(net, 2, 64, 64) for net in (whole, half)]
+    assert sizes == [fused_weights(network), fused_weights(prune(network, 0.5))]
     assert sizes[1] < 0.6 * sizes[0]
     assert macs[1] < 0.6 * macs[0]
 
@@ -107,3 +119,40 @@ def test_what_cannot_be_pruned_is_said(network):
         prune(fuse(network), 0.5)
     with pytest.raises(SettingsError, match="expected a SpikeYOLO, got SSD"):
         prune(SSD(SSDSettings(backbone="16-ST-VGG"), 2, 2), 0.5)
+
+
+def test_channels_go_by_what_they_cost(network):
+    """Where all matter alike, the layer whose eight channels hold most weights gives first; and by their scores."""
+    scores = [torch.ones(inner.made_by.out_channels) for inner in inner_channels(network)]
+    order = torch.arange(len(scores[0])).flip(0).float()
+    scores[0] = 1e-9 * order  # nothing would be lost in the first block
+    pruned = prune_to(network, 0.2, scores)
+    goal = 0.8 * fused_weights(network)
+    assert 0.95 * goal < fused_weights(pruned) <= 1.03 * goal
+    widths = [inner.made_by.out_channels for inner in inner_channels(pruned)]
+    whole = [inner.made_by.out_channels for inner in inner_channels(network)]
+    assert widths[0] == 8
+    kept = inner_channels(pruned)[0].norms[0].weight
+    assert torch.equal(kept, inner_channels(network)[0].norms[0].weight[:8])  # the highest scores
+    cut_most = max(range(1, len(widths)), key=lambda i: whole[i] - widths[i])
+    assert inner_channels(network)[cut_most].name == "stage4.0.expand.0.second"  # 2 * 8 * 80 * 9 weights
+    # a share is of the whole network: a second time nothing is left to do
+    again = prune_to(pruned, 0.2, [torch.ones(width) for width in widths])
+    assert fused_weights(again) == fused_weights(pruned)
+    with pytest.raises(SettingsError, match="cannot be reached"):
+        prune_to(network, 0.95, scores)
+
+
+def test_effects_are_the_loss_s_first_order_change():
+    """For a loss that is linear in a gate, the effect is the square of what the loss loses without the channel."""
+    network = lively_network("p", ILIFSettings())
+    inner = inner_channels(network)
+    gates = [channels.norms[min(1, len(channels.norms) - 1)] for channels in inner]
+    slopes = [torch.randn(len(gate.weight), generator=torch.Generator().manual_seed(i)) for i, gate in enumerate(gates)]
+
+    def loss():
+        return sum((slope * (gate.weight + 2 * gate.bias)).sum() for slope, gate in zip(slopes, gates, strict=True))
+
+    for found, slope, gate in zip(effects(network, [loss(), 2 * loss()]), slopes, gates, strict=True):
+        lost = slope * (gate.weight + 2 * gate.bias).detach()
+        torch.testing.assert_close(found, lost**2 + (2 * lost) ** 2)

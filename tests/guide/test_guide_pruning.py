@@ -10,11 +10,12 @@ from torch import nn
 from spiketrack.classification import Classifier, ClassifierSettings
 from spiketrack.cli.object_detection_door import _load_backbone
 from spiketrack.datasets.classified import SampleInput
+from spiketrack.deploy.masks import prunable, smallest_channels, smallest_weights, sparsity
 from spiketrack.detector.checkpoint import save_checkpoint
 from spiketrack.detector.ssd import SSD, SSDSettings
 from spiketrack.errors import CheckpointError
 from spiketrack.guide.logs import gpu_use
-from spiketrack.guide.pruning import Pruner, prunable, share_after, smallest_channels, smallest_weights, sparsity
+from spiketrack.guide.pruning import Pruner, share_after
 from spiketrack.guide.settings import PruningSection
 
 

@@ -224,7 +224,13 @@ def evaluate(
 @app.command()
 def track(
     file: Annotated[Path, typer.Argument(help="a recording")],
-    weights: Annotated[Path | None, typer.Option(help="checkpoint of a detector; default the shipped network")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="checkpoint or exported .onnx file of a detector; default the shipped network")
+    ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnx"] | None,
+        typer.Option(help="what runs the network, with the same results; default torch, of an .onnx file onnxruntime"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the results; default <file name>_tracks")] = None,
     config: Annotated[
         Path | None, typer.Option(help="experiment file whose `tracking:` and `data.filters:` settings to use")
@@ -262,7 +268,13 @@ def track(
     keep_freed_memory()
     own_tracking = ByteTrackSettings() if weights else SHIPPED_TRACKING
     weights = weights or _shipped_weights()
+    if runtime == "torch" and weights.suffix == ".onnx":
+        raise SettingsError(f"{weights}: torch does not run an .onnx file; leave out --runtime, or give a checkpoint")
+    if runtime == "onnx" and device != "cpu":
+        raise SettingsError(f"--runtime onnx runs on the CPU here; leave out --device {device}")
     detector = Detector.load(weights, device)
+    if runtime is not None:
+        detector = detector.on_onnx() if runtime == "onnx" else detector.exact()
     if size is not None:
         detector = detector.resized(*_parse_size(size))
     experiment = load_experiment(config) if config else None

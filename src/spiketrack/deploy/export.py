@@ -23,22 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from spiketrack.deploy.exact import exact, largest_count
 from spiketrack.deploy.fusing import fuse, replace_modules
+from spiketrack.deploy.onnx_runtime import DETAILS, INPUT, MAP, NEXT, STATE
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.detector.ssd import SSD
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
+from spiketrack.representations import InputSettings
 from spiketrack.spiking import ILIF, LIF, StateFlow
 from spiketrack.spiking.neurons import Neuron, State
 
 if TYPE_CHECKING:
     import onnx
-
-INPUT, MAP, STATE, NEXT = "events", "map_{}", "state_{}", "next_{}"
-"""Names of the graph's inputs and outputs; the numbers begin at 0."""
-
-DETAILS = "spiketrack"
-"""Key of the metadata under which the rest of the checkpoint lies, as JSON."""
 
 EXAMPLE_SIDE = 64
 
@@ -166,9 +163,18 @@ def export_onnx(network: SpikeYOLO | SSD, details: dict[str, Any], path: Path | 
     to detect. Raises SettingsError for another kind of network or where the extra `export` is not installed,
     CheckpointError where the file cannot be written.
     """
-    model = onnx_model(network)
+    return save_onnx(described_model(network, details), path)
+
+
+def described_model(network: SpikeYOLO | SSD, details: dict[str, Any]) -> onnx.ModelProto:
+    """`onnx_model` with what the checkpoint says of it, all of `details` but the weights, in its metadata.
+
+    Where the input are integers the weights are rounded to a grid on which onnxruntime's sums are torch's (`exact`).
+    """
+    counts = largest_count(InputSettings.model_validate(details["input"])) if "input" in details else None
+    model = onnx_model(exact(network, counts))
     set_details(model, {key: value for key, value in details.items() if key != "weights"})
-    return save_onnx(model, path)
+    return model
 
 
 def onnx_model(network: SpikeYOLO | SSD) -> onnx.ModelProto:

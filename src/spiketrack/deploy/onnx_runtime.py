@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 
-from spiketrack.deploy.export import DETAILS, INPUT, MAP, NEXT, STATE
 from spiketrack.detector.families import DEFAULT_FAMILY, family_named
 from spiketrack.detector.spikeyolo import Predictions, by_location, locations
 from spiketrack.detector.ssd import SSDPredictions, SSDSettings
 from spiketrack.detector.ssd_match import AspectRatios, prior_boxes, priors_per_cell
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.spiking.neurons import State
+
+INPUT, MAP, STATE, NEXT = "events", "map_{}", "state_{}", "next_{}"
+"""Names of an exported graph's inputs and outputs; the numbers begin at 0."""
+
+DETAILS = "spiketrack"
+"""Key of the metadata under which the rest of the checkpoint lies, as JSON."""
 
 CPU = torch.device("cpu")
 

@@ -3,19 +3,19 @@
 Station: after training, before fine-tuning, fusing and export. In comes a network, out goes a new one with narrower
 layers. Cut are the inner channels of every block, those that neither a residual addition nor a concatenation of other
 layers sees: of the separable convolutions (2C), of the second half of both blocks (ratio C), of SPPF (C / 2) and of the
-branches of the head. Weights set to zero in the course of training, which leave every width as it is, are
-`guide.pruning`'s.
+branches of the head. Single weights set to zero, which leave every width as it is, are `masks`'.
 
 A channel that never fires is taken out without changing a prediction; norms that give zeros a value keep that value in
 their mean. How much one matters is the greatest current that it can cause, as far as weights tell: Li et al., "Pruning
 filters for efficient ConvNets" (ICLR 2017), or the scale of its norm: Liu et al., "Learning efficient convolutional
-networks through network slimming" (ICCV 2017).
+networks through network slimming" (ICCV 2017). `effects` asks the labels instead, Molchanov et al., "Importance
+estimation for neural network pruning" (CVPR 2019), and compares the channels of all blocks, by what they cost.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.errors import SettingsError
-from spiketrack.spiking.layers import AllConvBlock, ConvBlock, DownSampling, SepConv, SpikeSPPF
+from spiketrack.spiking.layers import AllConvBlock, ConvBlock, DownSampling, RepConv, SepConv, SepRepConv, SpikeSPPF
 
 Model = TypeVar("Model", bound=SpikeYOLO)
 Criterion = Literal["weights", "norm_scale"]
@@ -68,6 +68,83 @@ def prune(network: Model, share: float, criterion: Criterion = "weights") -> Mod
     return pruned
 
 
+def prune_to(network: Model, share: float, scores: Sequence[Tensor]) -> Model:
+    """The network without that share of the weights of the whole, unpruned one, both counted fused.
+
+    scores: how much every channel matters, (C,) of each of `inner_channels`, comparable between them (`effects`).
+    Channels go by eights, those first that matter least for the weights that they cost; eight stay everywhere. The
+    argument stays as it is; where nothing is left to do it is only copied. Raises SettingsError for a share outside
+    [0, 1) or that cannot be reached.
+    """
+    if not 0 <= share < 1:
+        raise SettingsError(f"prune: expected a share of weights in [0, 1), got {share}")
+    pruned = copy.deepcopy(network).eval()
+    inner = inner_channels(pruned)
+    orders = [score.argsort(stable=True) for score in scores]
+    costs = _weights_of_eight(network)
+    groups = [
+        (float(score[order[first : first + MULTIPLE]].sum()) / cost, i)
+        for i, (score, order, cost) in enumerate(zip(scores, orders, costs, strict=True))
+        for first in range(0, len(order) - MULTIPLE, MULTIPLE)
+    ]
+    weights = fused_weights(network)
+    goal = (1 - share) * fused_weights(_whole(network))
+    gone = [0] * len(inner)
+    for _, i in sorted(groups):
+        if weights <= goal:
+            break
+        gone[i] += MULTIPLE
+        weights -= costs[i]
+    for channels, order, count in zip(inner, orders, gone, strict=True):
+        if count:
+            cut(channels, order[count:].sort().values)
+    if fused_weights(pruned) > 1.03 * goal:
+        raise SettingsError(f"prune: a share of {share} cannot be reached; {MULTIPLE} channels stay in every layer")
+    return pruned
+
+
+def _weights_of_eight(network: SpikeYOLO) -> list[int]:
+    """Weights of the fused network that eight channels of each block cost; 1 where there are no more than eight."""
+    shape = copy.deepcopy(network).to("meta")
+    weights, costs = fused_weights(shape), []
+    for inner in inner_channels(shape):  # one after the other: only within a branch of the head do they meet
+        left = inner.made_by.out_channels - MULTIPLE
+        if left > 0:
+            cut(inner, torch.arange(left, device="meta"))
+        before, weights = weights, fused_weights(shape)
+        costs.append(max(1, before - weights))
+    return costs
+
+
+def fused_weights(network: SpikeYOLO) -> int:
+    """How many weights and biases the network has when it is fused; every convolution has a bias then."""
+    total, inside = 0, set()
+    for module in network.modules():  # those outside come first
+        if isinstance(module, RepConv | SepRepConv):
+            first, last = (module.first, module.second) if isinstance(module, RepConv) else (module.pointwise,) * 2
+            total += first.in_channels * last.out_channels * module.depthwise.weight[0].numel() + last.out_channels
+            inside |= {id(part) for part in module.modules()}
+        elif isinstance(module, nn.Conv2d) and id(module) not in inside:
+            total += module.weight.numel() + module.out_channels
+    return total
+
+
+def effects(network: SpikeYOLO, losses: Iterable[Tensor]) -> list[Tensor]:
+    """How much the loss would change without each channel, to first order: (C,) of each of `inner_channels`.
+
+    losses: one 0-d loss of this network after the other, with their graphs. With y = gamma x + beta the last norm
+    before the neurons that send a channel, this is the mean square of gamma dL/dgamma + beta dL/dbeta.
+    """
+    gates = [inner.norms[min(1, len(inner.norms) - 1)] for inner in inner_channels(network)]
+    sums = [torch.zeros_like(gate.weight) for gate in gates]
+    for loss in losses:
+        pairs = [tensor for gate in gates for tensor in (gate.weight, gate.bias)]
+        slopes = torch.autograd.grad(loss, pairs)
+        for i, gate in enumerate(gates):
+            sums[i] += (slopes[2 * i] * gate.weight.detach() + slopes[2 * i + 1] * gate.bias.detach()).square()
+    return sums
+
+
 def fit_widths(network: SpikeYOLO, weights: dict[str, Tensor]) -> None:
     """Make a freshly built network as narrow as the pruned one whose weights these are, before they are loaded.
 
@@ -83,10 +160,14 @@ def is_pruned(network: nn.Module) -> bool:
     """Whether a network as trained has fewer inner channels than its settings say."""
     if not isinstance(network, SpikeYOLO) or not isinstance(network.stem, DownSampling):
         return False
-    with torch.device("meta"):
-        whole = type(network)(network.settings, network.in_channels, network.num_classes)
-    pairs = zip(inner_channels(network), inner_channels(whole), strict=True)
+    pairs = zip(inner_channels(network), inner_channels(_whole(network)), strict=True)
     return any(ours.made_by.out_channels < full.made_by.out_channels for ours, full in pairs)
+
+
+def _whole(network: Model) -> Model:
+    """An unpruned network of the same settings, without values."""
+    with torch.device("meta"):
+        return type(network)(network.settings, network.in_channels, network.num_classes)
 
 
 def inner_channels(network: SpikeYOLO) -> list[Inner]:

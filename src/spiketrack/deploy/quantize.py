@@ -4,7 +4,8 @@ Station: after `export`. In come an ONNX model and recordings to calibrate on, o
 that read spikes compute in 8 bit. Spikes are integers 0 .. D already and lose nothing; rounded are the weights, to int8
 with a scale per output channel, and the currents, to 8 bit within the range of every channel in the calibration.
 Membranes stay float32. The first layer, which reads counts, and depthwise ones, which onnxruntime computes slower in
-8 bit than in float32, stay as they are.
+8 bit than in float32, compute in float32; their weights lie in the file as int8 all the same, and become s_w[o] times
+the integer once, when a session begins.
 
     s_w[o] = max |W[o]| / 127                             weights W[o] / s_w[o], rounded
     s_y[o] = (high[o] - low[o]) / 255                     of currents, low <= 0 <= high
@@ -65,16 +66,21 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]) -> o
             nodes += own
             added |= constants
         else:
+            if node.op_type == "Conv" and node.input[1] in weights:
+                added |= _small_weights(node, weights[node.input[1]], nodes)
             nodes.append(node)
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
-    result.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in added.items())
+    _rebuild(result, nodes, added)
     onnx.checker.check_model(result)
     return result
+
+
+def sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Where the bytes of a model's file go: `weights` by their type, `constants` of one dimension or none, `graph`."""
+    parts = {"weights int8": 0, "weights float32": 0, "constants": 0}
+    for tensor in model.graph.initializer:
+        kind = "int8" if tensor.data_type == tensor.INT8 else "float32"
+        parts[f"weights {kind}" if len(tensor.dims) == 4 else "constants"] += tensor.ByteSize()
+    return {**parts, "graph": model.ByteSize() - sum(parts.values())}
 
 
 def quantizable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -122,6 +128,31 @@ def measure_ranges(
     return {name: Ranges(low[name], high[name]) for name in names}
 
 
+def _small_weights(conv: onnx.NodeProto, weight: NDArray, nodes: list[onnx.NodeProto]) -> dict[str, NDArray]:
+    """Nodes that make a convolution's weights of int8, before it in `nodes`; their constants by name."""
+    from onnx import TensorProto, helper
+
+    name = conv.input[1]
+    largest = np.abs(weight).max((1, 2, 3), keepdims=True)
+    step = np.where(largest > 0, largest, 127).astype(np.float32) / np.float32(127)
+    nodes.append(helper.make_node("Cast", [f"{name}_int8"], [f"{name}_whole"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node("Mul", [f"{name}_whole", f"{name}_step"], [name]))
+    return {f"{name}_int8": np.round(weight / step).astype(np.int8), f"{name}_step": step.reshape(-1, 1, 1, 1)}
+
+
+def _rebuild(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: dict[str, NDArray]) -> None:
+    """Put nodes and constants in the place of a graph's own; of these, what the nodes read and do not make stays."""
+    import onnx
+
+    used = {name for node in nodes for name in node.input} - {name for node in nodes for name in node.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in added.items()]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *constants])
+
+
 def _integer_conv(
     conv: onnx.NodeProto, weights: dict[str, NDArray], ranges: Ranges, bytes_of: dict[str, str]
 ) -> tuple[list[onnx.NodeProto], dict[str, NDArray]]:
@@ -138,7 +169,7 @@ def _integer_conv(
         f"{name}_bias": packed.bias,
         f"{name}_scale": packed.scale,
         f"{name}_zero": packed.zero,
-        f"{name}_no_offsets": np.zeros(len(weight), np.int8),
+        f"no_offsets_{len(weight)}": np.zeros(len(weight), np.int8),
         "one": np.array(1, np.float32),
         "zero_byte": np.array(0, np.uint8),
         "middle_byte": np.array(MIDDLE, np.uint8),
@@ -147,7 +178,7 @@ def _integer_conv(
     if spikes not in bytes_of:
         bytes_of[spikes] = f"{spikes}_bytes"
         nodes.append(helper.make_node("Cast", [spikes], [bytes_of[spikes]], to=TensorProto.UINT8))
-    own = [f"{name}_{part}" for part in ("weight", "ratio", "no_offsets")]
+    own = [f"{name}_weight", f"{name}_ratio", f"no_offsets_{len(weight)}"]
     given = [bytes_of[spikes], "one", "zero_byte", *own, "one", "middle_byte", f"{name}_bias"]
     product = helper.make_node("QLinearConv", given, [f"{name}_byte"])
     product.attribute.extend(conv.attribute)

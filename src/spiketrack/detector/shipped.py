@@ -18,6 +18,7 @@ from spiketrack.errors import CheckpointError
 SHIPPED = Path(__file__).parents[1] / "weights" / "traffic.pt"
 MAX_BYTES = 4_000_000
 DETECTOR_KEYS = ("model", "input", "decoding", "class_names")
+OPTIONAL_KEYS = ("pruned",)
 
 
 def shipped_weights() -> Path:
@@ -42,7 +43,7 @@ def write_shipped(checkpoint_path: Path | str, out_path: Path | str, about: dict
     if missing:
         raise CheckpointError(f"{source}: the checkpoint does not describe a detector (no {', '.join(missing)})")
     weights = {name: _halved(name, tensor, source) for name, tensor in content["weights"].items()}
-    detector = {key: content[key] for key in DETECTOR_KEYS}
+    detector = {key: content[key] for key in (*DETECTOR_KEYS, *OPTIONAL_KEYS) if key in content}
     save_checkpoint(out_path, {**detector, "weights": weights, "about": dict(about)}, MAX_BYTES)
     return out_path.stat().st_size
 

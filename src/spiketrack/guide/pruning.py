@@ -1,18 +1,17 @@
-"""Pruning: weights that are set to zero, and stay there, in the course of training.
+"""Pruning: weights that are set to zero, and stay there, in the course of one training run, as the guides have it.
 
-Station: beside a training run, called after every step and epoch. Source: magnitude pruning by a schedule (Zhu and
-Gupta, "To prune, or not to prune", 2017). The convolutions that predict (those with a bias) are left whole.
+Station: beside a training run, called after every step and epoch. Which weights go is `deploy.masks`'; pruning a
+trained network in rounds, channels too, is `fine_tuning`'s.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from spiketrack.deploy.masks import apply_masks, grown, prunable, smallest_channels, smallest_weights, sparsity
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.guide.settings import PruningSection
 from spiketrack.training import Trainer
@@ -44,7 +43,7 @@ class Pruner:
         """Set what was pruned back to zero."""
         if self.masks:
             for model in (self.trainer.model, self.trainer.average):
-                _apply(model, self.masks)
+                apply_masks(model, self.masks)
 
     def on_epoch(self, epoch: int) -> None:
         """Prune after epoch `epoch` (from 1), never after the last: what is left must learn to do without."""
@@ -71,45 +70,4 @@ def share_after(time: int, times: int, settings: PruningSection) -> float:
     """Share of zeros after the `time`-th of `times` times."""
     if settings.schedule == "step":
         return min(settings.max_sparsity, 1 - (1 - settings.amount) ** time)
-    done = min(1.0, time / times)
-    return settings.max_sparsity * (done if settings.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2)
-
-
-def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of convolutions without bias, by name."""
-    return {
-        f"{name}.weight": module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.bias is None
-    }
-
-
-def sparsity(weights: dict[str, Tensor]) -> float:
-    """Share of zeros."""
-    return sum(int((w == 0).sum()) for w in weights.values()) / max(1, sum(w.numel() for w in weights.values()))
-
-
-def smallest_weights(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks (true: kept) without the share of the weights that are smallest in the whole network."""
-    sizes = torch.cat([w.abs().flatten() for w in weights.values()])
-    kept = torch.ones_like(sizes, dtype=torch.bool)
-    kept[sizes.argsort(stable=True)[: round(share * len(sizes))]] = False
-    parts = kept.split([w.numel() for w in weights.values()])
-    return {name: part.view_as(w) for (name, w), part in zip(weights.items(), parts, strict=True)}
-
-
-def smallest_channels(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks (true: kept) without the share of every layer's output channels that have the smallest norm."""
-    masks = {}
-    for name, w in weights.items():
-        norms = w.flatten(1).norm(dim=1)
-        kept = torch.ones_like(w, dtype=torch.bool)
-        kept[norms.argsort(stable=True)[: int(share * len(norms))]] = False
-        masks[name] = kept
-    return masks
-
-
-@torch.no_grad()
-def _apply(model: nn.Module, masks: dict[str, Tensor]) -> None:
-    for name, mask in masks.items():
-        model.get_parameter(name).mul_(mask)
+    return grown(settings.max_sparsity, time / times, settings.schedule)

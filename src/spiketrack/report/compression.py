@@ -12,7 +12,8 @@ from spiketrack.replacing import make_folder, write_whole
 from spiketrack.report.page import facts as fact_list
 from spiketrack.report.page import page, section, table
 
-HEAD = ("form", "file", "MB", "smaller", "parameters", "GMAC", "CPU ms", "faster", "mAP", "mAP50", "HOTA")
+HEAD = ("form", "file", "MB", "smaller", "parameters", "GMAC", "mJ", "CPU ms", "faster", "mAP", "mAP50", "HOTA")
+PARTS = ("form", "part of the file", "bytes")
 
 
 def compression_row(values: Mapping[str, Any]) -> list[str]:
@@ -24,6 +25,7 @@ def compression_row(values: Mapping[str, Any]) -> list[str]:
         f"{values['smaller']:.2f}x",
         f"{values['parameters']:,}",
         f"{values['macs'] / 1e9:.3f}",
+        f"{values['energy_mj']:.3f}",
         f"{values['latency_ms']:.1f}",
         f"{values['faster']:.2f}x",
         *(f"{values[name]:.3f}" for name in ("map", "ap50", "hota")),
@@ -41,8 +43,13 @@ def write_compression(folder: Path, values: list[dict[str, Any]], *, title: str,
     write_whole(folder / "compression.json", content + "\n", RecordingError)
     body = [
         section("Size, speed and accuracy", table(HEAD, [compression_row(row) for row in values], names=2)),
+        section("Where the bytes go", table(PARTS, _parts(values), names=2)),
         section("What was measured", fact_list(facts)),
     ]
     path = folder / "compression.html"
     write_whole(path, page(title, "One network in several forms; multiples are of the first row", body), RecordingError)
     return path
+
+
+def _parts(values: list[dict[str, Any]]) -> list[list[str]]:
+    return [[row["name"], part, f"{count:,}"] for row in values for part, count in row["parts"].items()]
