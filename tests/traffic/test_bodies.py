@@ -208,9 +208,9 @@ def test_events_of_an_object_are_those_on_it_or_on_nothing():
     mask[2, 2], mask[2, 3] = 1, 2
     x, y = np.array((2, 3, 4, 9), np.uint16), np.array((2, 2, 2, 9), np.uint16)
     lit = np.ones(4, np.bool_)
-    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 2
+    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (2, 0)
     lit[0] = False
-    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == 1
+    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (1, 1)
 
 
 def box_on_ground(x: float, y: float, length: float, width: float):

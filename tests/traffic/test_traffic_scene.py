@@ -1,10 +1,12 @@
 """Scene: events and annotations of simulated traffic."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from spiketrack.events import Events
-from spiketrack.simulation.sensor import PixelSettings
+from spiketrack.simulation.sensor import TILE, PixelSettings
 from spiketrack.traffic.actors import PEDESTRIAN
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
 from spiketrack.traffic.light import Light
@@ -158,3 +160,27 @@ def test_the_sensor_sees_the_same_whether_or_not_it_is_waited_for():
     assert len(waited) > 200
     for name in "txyp":
         np.testing.assert_array_equal(getattr(waited, name), getattr(other, name))
+
+
+def test_a_frame_over_the_one_before_the_last_is_as_if_drawn_anew():
+    night = TrafficSettings(preset="davis346", daytime="night", rain=False)
+    over, anew = (_Stage(night, (2,)) for _ in range(2))
+    seen, expose = [], over._sensor.expose
+
+    def watched(frame, t_us, changed):
+        exposure = expose(frame, t_us, changed)
+        seen.append((frame.copy(), changed))  # after the while in which the next frame is begun
+        return exposure
+
+    over._sensor.expose = watched
+    for _ in range(12):
+        anew._stirred[:] = True  # nothing of the frame before the last is left
+        over.advance()
+        anew.advance()
+        np.testing.assert_array_equal(over._layers.picture, anew._layers.picture)
+    over.finish()
+    assert over._layers.touched.any()
+    for (before, _), (after, changed) in pairwise(seen):
+        still = ~np.kron(changed, np.ones((TILE, TILE), np.bool_))[: over.height, : over.width]
+        np.testing.assert_array_equal(before[still], after[still])
+        assert not np.array_equal(before, after)

@@ -15,6 +15,7 @@ TILE = 16
 _NEAREST = 0.3  # metres
 _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
 _MOST_CORNERS = 16
+_LONG_RUN = 48  # pixels of a row from which a vectorised loop is worth its beginning
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -330,7 +331,10 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
             full, full_end = last, last
         _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
         _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
-        if name != 0:
+        if full_end - full >= _LONG_RUN:
+            run = slice(full, full_end)
+            _fill_run(picture[row, run], mask[row, run], depth[row, run], value, factor, behind, name)
+        elif name != 0:
             for column in range(full, full_end):
                 mask[row, column] = name if depth[row, column] >= behind else mask[row, column]
         elif factor > 0:
@@ -339,6 +343,20 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
         else:
             for column in range(full, full_end):
                 picture[row, column] = value if depth[row, column] >= behind else picture[row, column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_run(line, names, far, value, factor, behind, name):
+    """The columns of a row that a polygon covers whole; slices of picture, mask and depth, so that it vectorises."""
+    if name != 0:
+        for k in range(len(line)):
+            names[k] = name if far[k] >= behind else names[k]
+    elif factor > 0:
+        for k in range(len(line)):
+            line[k] *= factor if far[k] >= behind else 1.0
+    else:
+        for k in range(len(line)):
+            line[k] = value if far[k] >= behind else line[k]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -435,20 +453,26 @@ def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
     dx, dy = xb - xa, yb - ya
     length2 = max(dx * dx + dy * dy, 1e-12)
     thin = min(1.0, 2 * max(ra, rb))  # lines below a pixel fade instead of growing
+    across, cover = np.arange(x0, x1) + 0.5 - xa, np.empty(max(x1 - x0, 0))
     for row in range(y0, y1):
-        for column in range(x0, x1):
-            px, py = column + 0.5 - xa, row + 0.5 - ya
-            along = min(max((px * dx + py * dy) / length2, 0.0), 1.0)
-            ex, ey = px - along * dx, py - along * dy
-            away = np.sqrt(ex * ex + ey * ey) - max(ra + along * (rb - ra), 0.5)
-            cover = min(1.0, 0.5 - away) * thin
-            if cover <= 0 or depth[row, column] < behind:
-                continue
-            if name != 0:
-                if cover >= 0.5:
-                    mask[row, column] = name
-            else:
-                picture[row, column] += alpha * cover * (value - picture[row, column])
+        py = row + 0.5 - ya
+        line, names, far = picture[row, x0:x1], mask[row, x0:x1], depth[row, x0:x1]
+        for k in range(len(cover)):
+            along = (across[k] * dx + py * dy) / length2
+            along = along if along > 0.0 else 0.0
+            along = along if along < 1.0 else 1.0
+            ex, ey = across[k] - along * dx, py - along * dy
+            wide = ra + along * (rb - ra)
+            rest = 0.5 - (np.sqrt(ex * ex + ey * ey) - (wide if wide > 0.5 else 0.5))
+            rest = (rest if rest < 1.0 else 1.0) * thin
+            rest = rest if far[k] >= behind else 0.0
+            cover[k] = rest if rest > 0.0 else 0.0
+        if name != 0:
+            for k in range(len(cover)):
+                names[k] = name if cover[k] >= 0.5 else names[k]
+        else:
+            for k in range(len(cover)):
+                line[k] += alpha * cover[k] * (value - line[k])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -480,7 +504,8 @@ def add_spot(x, y, sigma, strength, behind, layers):
     picture, _, depth, touched = layers
     reach2 = 8 * sigma * sigma
     reach = np.sqrt(reach2)
-    _, y0, _, y1 = _bounds(x - reach, y - reach, x + reach, y + reach, picture.shape)
+    left, y0, right, y1 = _bounds(x - reach - 0.5, y - reach, x + reach + 0.5, y + reach, picture.shape)
+    columns = _columns(left, right)
     middle, scale, behind = np.float32(x - 0.5), np.float32(1 / reach2), np.float32(behind)
     strength, zero = np.float32(strength), np.float32(0)
     for row in range(y0, y1):
@@ -490,12 +515,19 @@ def add_spot(x, y, sigma, strength, behind, layers):
         half, inside = np.sqrt(reach2 - dy * dy), np.float32(1 - dy * dy / reach2)
         x0, _, x1, _ = _bounds(x - half - 0.5, y, x + half + 0.5, y, picture.shape)
         touch(touched, x0, row, x1, row + 1)
-        line, far = picture[row], depth[row]
-        for column in range(x0, x1):
-            dx = np.float32(column) - middle
-            fall = max(inside - dx * dx * scale, zero)
+        line, far, at = picture[row, x0:x1], depth[row, x0:x1], columns[x0 - left : x1 - left]
+        for k in range(len(line)):
+            dx = at[k] - middle
+            fall = inside - dx * dx * scale
+            fall = fall if fall > zero else zero
             fall *= fall
-            line[column] += strength * fall * fall if far[column] >= behind else zero
+            line[k] += strength * fall * fall if far[k] >= behind else zero
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _columns(left, right):
+    """left .. right - 1 as float32: loops that convert their columns do not vectorise."""
+    return np.arange(left, right).astype(np.float32)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -551,6 +583,7 @@ def add_pool(corners, view, strength, faint, albedo, layers):
     u1, v1, w1 = inverse[0, 0] / focal, inverse[1, 0] / focal, inverse[2, 0] / focal  # per column
     one, zero, bright = np.float32(1), np.float32(0), np.float32(strength)
     share, step = np.float32(1 / largest), (np.float32(u1), np.float32(v1), np.float32(w1))
+    columns = _columns(x0, x1)
     for row in range(y0, y1):
         ry, rx = (row + 0.5 - cy) / focal, (0.5 - cx) / focal
         u0 = inverse[0, 0] * rx + inverse[0, 1] * ry + inverse[0, 2]
@@ -570,14 +603,15 @@ def add_pool(corners, view, strength, faint, albedo, layers):
             last = min(x1, int(np.floor(min((-qb + root) / qa, 1e9))) + 1)
         touch(touched, first, row, last, row + 1)
         u0, v0, w0 = np.float32(u0), np.float32(v0), np.float32(w0)
-        line, tone = picture[row], albedo[row]
-        for column in range(first, last):
-            at = np.float32(column)
-            w = one / (w0 + step[2] * at)
-            u, v = (u0 + step[0] * at) * w, (v0 + step[1] * at) * w
+        last = max(first, last)
+        line, tone, at = picture[row, first:last], albedo[row, first:last], columns[first - x0 : last - x0]
+        for k in range(len(line)):
+            w = one / (w0 + step[2] * at[k])
+            u, v = (u0 + step[0] * at[k]) * w, (v0 + step[1] * at[k]) * w
             fall = one - (u * u + v * v) * share
-            fall = fall if fall > zero and w > zero else zero
-            line[column] += bright * fall * fall * tone[column]
+            fall = fall if fall > zero else zero
+            fall = fall if w > zero else zero
+            line[k] += bright * fall * fall * tone[k]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -657,9 +691,9 @@ def restore(picture, background, tiles):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def light_up(background, base, lamps, factor, tiles):
-    """background = base + factor * lamps in the marked tiles."""
-    height, width = background.shape
+def light_up(picture, base, lamps, factor, tiles):
+    """picture = base + factor * lamps in the marked tiles."""
+    height, width = picture.shape
     factor = np.float32(factor)
     for i in range(tiles.shape[0]):
         j = 0
@@ -667,9 +701,12 @@ def light_up(background, base, lamps, factor, tiles):
             first = j
             while j < tiles.shape[1] and tiles[i, j]:
                 j += 1
-            for row in range(i * TILE, min((i + 1) * TILE, height) if j > first else 0):
-                for column in range(first * TILE, min(j * TILE, width)):
-                    background[row, column] = base[row, column] + factor * lamps[row, column]
+            if j > first:
+                left, right = first * TILE, min(j * TILE, width)
+                for row in range(i * TILE, min((i + 1) * TILE, height)):
+                    line, even, lamp = picture[row, left:right], base[row, left:right], lamps[row, left:right]
+                    for k in range(len(line)):
+                        line[k] = even[k] + factor * lamp[k]
             j += 1
 
 
@@ -689,10 +726,12 @@ def mask_extent(mask, name, left, top, right, bottom):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def count_events(x, y, signal, mask, name, left, top, right, bottom):
-    """Events that the light caused within the bounds, on pixels of that name or of none."""
-    count = 0
+    """Events within the bounds, on pixels of that name or of none: (those that the light caused, noise)."""
+    caused, noise = 0, 0
     for i in range(len(x)):
-        if signal[i] and left <= x[i] < right and top <= y[i] < bottom:
+        if left <= x[i] < right and top <= y[i] < bottom:
             seen = mask[y[i], x[i]]
-            count += seen == name or seen == 0
-    return count
+            if seen == name or seen == 0:
+                caused += signal[i]
+                noise += not signal[i]
+    return caused, noise

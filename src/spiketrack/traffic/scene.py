@@ -173,17 +173,16 @@ class _Stage:
         self._albedo = np.zeros(shape, np.float32)
         self._lamps = np.zeros(shape, np.float32)
         self._flickering = np.zeros(tiles, np.bool_)
-        self._layers = Layers(
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.int32),
-            np.full(shape, np.inf, np.float32),
-            np.zeros(tiles, np.bool_),
+        # drawn in turn: the sensor sees one while the next frame is drawn on the other
+        mask, depth = np.zeros(shape, np.int32), np.full(shape, np.inf, np.float32)
+        self._layers, self._before = (
+            Layers(np.zeros(shape, np.float32), mask, depth, np.zeros(tiles, np.bool_)) for _ in range(2)
         )
         self._stirred_us = 0
+        self._stirred = np.zeros(tiles, np.bool_)  # of the frame before
         self._cast: dict[int, _Cast] = {}
         self._next_us = 0
         self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
-        self._exposed = np.zeros(shape, np.float32)  # what the sensor sees while the next frame is drawn
         self._pool = ThreadPoolExecutor(1)
         self._exposing: Future[Exposure] | None = None
 
@@ -192,8 +191,6 @@ class _Stage:
 
         The sensor works on a frame while the next one is drawn; `finish` gives the events that are still to come.
         """
-        from spiketrack.traffic.drawing_kernels import restore
-
         period = self._settings.labels.period_us
         first = self.t_us < 0
         self.t_us = t_us = self._next_us
@@ -202,13 +199,13 @@ class _Stage:
         shown = self._placed(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
         parts = [self.finish()]
-        restore(self._exposed, self._layers.picture, np.ones_like(self._flickering) if changed is None else changed)
-        self._exposing = self._pool.submit(self._sensor.expose, self._exposed, t_us, changed)
+        self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed)
         annotations = np.empty(0, ANNOTATION_DTYPE)
         if t_us % period == 0:
+            self._draw_mask(shown)
             parts.append(self.finish())
             if t_us > 0:
-                annotations = self._annotate(t_us, camera, shown)
+                annotations = self._annotate(t_us, shown)
             self._recent.clear()
         self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
         return Events.concatenate(parts), annotations
@@ -275,30 +272,33 @@ class _Stage:
 
     def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
         """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
-        from spiketrack.traffic.drawing_kernels import restore
+        from spiketrack.traffic.drawing_kernels import light_up, restore
 
-        changed = None
+        self._layers, self._before = self._before, self._layers
+        changed, light, layers = None, self._light, self._layers
         if self._static is None:
-            self._surroundings.draw(camera, self._base, self._albedo, self._layers.depth, quick=True)
-            self._background[:] = self._base
-            if self._light.lamps:
-                self._background += self._surroundings.lamp_light(camera)
-            self._layers.picture[:] = self._background
-            self._layers.touched[:] = False
+            self._surroundings.draw(camera, self._base, self._albedo, layers.depth, quick=True)
+            layers.picture[:] = self._base
+            if light.lamps:
+                layers.picture[:] += self._surroundings.lamp_light(camera)
         else:
-            changed = self._renew(t_us, camera, first)
-            changed |= self._layers.touched
-            restore(self._layers.picture, self._background, changed)
-            self._layers.touched[:] = False
+            stirred = self._renew(t_us, camera, first)
+            changed = stirred | self._flickering | self._before.touched
+            old = (stirred | self._stirred | layers.touched) & ~self._flickering
+            restore(layers.picture, self._background, old)
+            factor = 1 + light.flicker_depth / _FLICKER_SHARE * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
+            light_up(layers.picture, self._base, self._lamps, factor, self._flickering)
+            self._stirred = stirred
+        layers.touched[:] = False
         self._draw_lights(camera, shown)
         self._draw_bodies(camera, shown)
         self._rain.draw(t_us, self._layers, self._light.full)
         if changed is None or first:
             return None
-        return changed | self._layers.touched
+        return changed | layers.touched
 
     def _renew(self, t_us: int, camera: Camera, first: bool) -> NDArray[np.bool_]:
-        """Bring the background of a static camera to t_us: wind and lamps; returns the tiles that changed."""
+        """Bring the background of a static camera, evenly lit, to t_us; returns the tiles that the wind changed."""
         from spiketrack.traffic.drawing_kernels import light_up, touch
 
         tiles = np.zeros_like(self._layers.touched)
@@ -317,10 +317,6 @@ class _Stage:
             for region in self._surroundings.stir(t_us, camera, self._base):
                 touch(tiles, *region)
         light_up(self._background, self._base, self._lamps, 1.0, tiles)
-        if light.flicker_depth > 0 and self._flickering.any():
-            factor = 1 + light.flicker_depth / _FLICKER_SHARE * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
-            light_up(self._background, self._base, self._lamps, factor, self._flickering)
-            tiles |= self._flickering
         return tiles
 
     def _view(self, depth: float) -> NDArray[np.float64]:
@@ -389,18 +385,21 @@ class _Stage:
             step = min(step, 2000)
         return max(step, shortest)
 
-    def _annotate(self, t_us: int, camera: Camera, shown: list[_Shown]) -> NDArray[Any]:
-        """Rows of all actors of which a part may be on the picture, by track id."""
+    def _draw_mask(self, shown: list[_Shown]) -> None:
+        """Write who is seen where."""
         from spiketrack.traffic.drawing_kernels import draw_body
 
         self._layers.mask[:] = 0
         for actor, cast, depth, _ in shown:
             draw_body(cast.body, cast.placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
+
+    def _annotate(self, t_us: int, shown: list[_Shown]) -> NDArray[Any]:
+        """Rows of all actors of which a part may be on the picture, by track id; the mask must have been drawn."""
         rows = [self._annotation(t_us, it) for it in sorted(shown, key=lambda it: it.actor.track_id)]
         return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
 
     def _annotation(self, t_us: int, it: _Shown) -> np.void | None:
-        """What is known of an actor, None where all of it is off the picture; the mask must have been drawn."""
+        """What is known of an actor, None where all of it is off the picture."""
         from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
 
         actor, cast, depth, _ = it
@@ -415,11 +414,12 @@ class _Stage:
         if pixels:
             visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
         around = visible + np.array((-2, -2, 2, 2))
-        events, noise = (
-            sum(count_events(part.x, part.y, chosen, self._layers.mask, actor.track_id, *around) for part, chosen in of)
-            for of in (self._recent, [(part, ~signal) for part, signal in self._recent])
-        )
-        cast.events.append((int(events), int(noise)))
+        counts = [
+            count_events(part.x, part.y, signal, self._layers.mask, actor.track_id, *around)
+            for part, signal in self._recent
+        ]
+        events, noise = (sum(of) for of in zip(*counts, strict=True)) if counts else (0, 0)
+        cast.events.append((events, noise))
         cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
         if previous is not None:
             way = np.hypot(cast.middle[0] - previous[0], cast.middle[1] - previous[1])
