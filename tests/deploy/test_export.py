@@ -16,7 +16,7 @@ from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.spiking import ILIFSettings, ilif
 
 NETWORKS = [
-    pytest.param(lambda: (spikeyolo().model, spikeyolo_model()), id="SpikeYOLO", marks=pytest.mark.slow),
+    pytest.param(lambda: (spikeyolo().exact().model, spikeyolo_model()), id="SpikeYOLO", marks=pytest.mark.slow),
     pytest.param(lambda: (ssd(), ssd_model()), id="SSD"),
 ]
 
