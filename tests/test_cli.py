@@ -26,7 +26,7 @@ from spiketrack.training import Trainer
 
 COMMANDS = {
     *("info", "convert", "filter", "simulate", "compose", "models", "settings", "train", "evaluate", "track"),
-    *("classify", "keypoints", "export", "compress", "efficiency", "profile", "search"),
+    *("classify", "keypoints", "export", "fine-tune", "compress", "efficiency", "profile", "search"),
 }
 
 

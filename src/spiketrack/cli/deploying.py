@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from spiketrack.cli.app import Config, Set, app, number, progress_line
-from spiketrack.cli.networks import _training_progress
+from spiketrack.cli.networks import training_progress
 from spiketrack.errors import SettingsError
 
 
@@ -90,7 +90,7 @@ def fine_tune(
     first = trainer_of(experiment, out)
     detector = first.detector if weights is None else Detector.load(weights)
     write_whole(out / "experiment.yaml", dump_experiment(experiment), SettingsError)
-    with _training_progress() as (on_step, on_epoch):
+    with training_progress() as (on_step, on_epoch):
         finished = run_rounds(
             detector,
             rounds_like(first),

@@ -131,7 +131,7 @@ def _train(experiment: Experiment, run_dir: Path, ranks: Ranks, resume: bool, st
             raise typer.Exit(130)
         return
     write_whole(run_dir / "experiment.yaml", dump_experiment(experiment), SettingsError)
-    with _training_progress() as (on_step, on_epoch):
+    with training_progress() as (on_step, on_epoch):
         finished = trainer.run(on_step, on_epoch)
     if ranks.world > 1:
         log.info("each of %d processes gave %s bytes in the last step", ranks.world, f"{trainer.exchanged:,}")
@@ -354,7 +354,7 @@ def _parse_size(size: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _training_progress() -> Generator[tuple[Callable[[Progress], None], Callable[[EpochRecord], None]]]:
+def training_progress() -> Generator[tuple[Callable[[Progress], None], Callable[[EpochRecord], None]]]:
     """Progress of a run: a live line where stderr is a terminal, else a line every 20 seconds; a line per epoch."""
     live = sys.stderr.isatty()
     last_line = time.monotonic()
