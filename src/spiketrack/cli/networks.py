@@ -223,7 +223,7 @@ def evaluate(
 
 @app.command()
 def track(
-    file: Annotated[Path, typer.Argument(help="a recording")],
+    file: Annotated[Path, typer.Argument(help="a recording, or a folder of recordings")],
     weights: Annotated[
         Path | None, typer.Option(help="checkpoint or exported .onnx file of a detector; default the shipped network")
     ] = None,
@@ -301,7 +301,8 @@ def track(
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
             "tracking": tracking.model_dump(mode="json"),
             "filters": filters.model_dump(mode="json"),
-            **{"size": size, "start_us": start_us, "end_us": end_us, "video": video, "on_invalid": on_invalid},
+            **{"runtime": runtime, "size": size, "start_us": start_us, "end_us": end_us},
+            **{"video": video, "on_invalid": on_invalid},
         }
         raise typer.Exit(track_folder(file, out, pattern, jobs or 1, settings, track_one))
     with progress_line("tracking", unit="steps") as update:
