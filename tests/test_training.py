@@ -680,3 +680,69 @@ def test_a_new_run_starts_from_the_weights_of_another(squares, whole, tmp_path):
     other = make_trainer(squares, tmp_path, input=InputSettings(slice_us=SLICE_US, bins=2))
     with pytest.raises(CheckpointError, match=r"of another model"):
         other.start_from(path)
+
+
+@pytest.mark.parametrize(
+    ("most", "batches"), [(None, [5, 5]), (100, [5, 5]), (10, [5, 5]), (7, [5, 2]), (5, [5]), (1, [1])]
+)
+def test_the_first_steps_of_a_run(most, batches):
+    class Samples:
+        seed = 0
+
+        @staticmethod
+        def batches_per_epoch(epoch):
+            return 5
+
+    settings = TrainingSettings(epochs=2, max_steps=most)
+    detector = Detector.build(ModelSettings(), InputSettings(), DecodeSettings(), CLASS_NAMES)
+    assert Trainer(detector, Samples(), [], settings, EvaluationSettings(), Path()).batches == batches
+
+
+def test_a_run_of_so_many_steps_has_its_schedule_and_its_validation(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, max_steps=3, epochs=9)
+    losses = losses_of(trainer)
+    assert len(losses) == trainer.step == trainer.total_steps == 3
+    assert trainer.finished
+    assert [record.epoch for record in trainer.history] == [1]
+    assert trainer.history[0].val_map is not None
+    assert trainer.history[0].learning_rate == learning_rate(trainer.settings, 2, 3)
+
+
+def leave_after(trainer, steps):
+    """Save where the run stands after so many steps, and leave it."""
+
+    class Left(Exception):
+        pass
+
+    def on_step(progress):
+        if progress.step == steps:
+            trainer.save()
+            raise Left
+
+    with pytest.raises(Left):
+        trainer.run(on_step)
+
+
+def test_a_run_of_so_many_steps_goes_on_in_the_middle_of_an_epoch(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path, max_steps=6)
+    leave_after(trainer, trainer.batches[0] + 1)
+    again = make_trainer(squares, tmp_path, max_steps=6)
+    again.resume()
+    assert (again.epoch, again.batch) == (1, 1)
+    assert len(losses_of(again)) == 6 - again.batches[0] - 1
+    assert again.finished
+
+
+def test_the_loss_of_the_last_step_is_that_of_its_labels_alone(squares, tmp_path):
+    trainer = make_trainer(squares, tmp_path / "last", loss_at="last", sequences=slice(0, 1))
+    batch = next(iter(trainer.samples.epoch(0)))
+    assert batch.labelled.tolist() == [[True, True], [True, False]]  # and of the last step the first sample alone
+    trainer.model.train()
+    predictions, _ = copy.deepcopy(trainer.model)(batch.events.float())
+    only = predictions._replace(features=predictions.features[1:])
+    labels = type(batch.labels)(*(column[2:] for column in batch.labels))  # time-major
+    wanted = trainer.loss(only, labels, batch.labelled[1:])
+    found, _ = trainer._step(batch)
+    assert float(found.total.detach()) == pytest.approx(float(wanted.total.detach()), rel=1e-5)
+    each, _ = make_trainer(squares, tmp_path / "each", sequences=slice(0, 1))._step(batch)
+    assert float(each.total.detach()) != pytest.approx(float(wanted.total.detach()), rel=1e-3)

@@ -36,6 +36,8 @@ def with_binary_spikes(
     """
     if not isinstance(detector.model, SpikeYOLO):
         raise SettingsError(f"{detector.name}: its neurons send binary spikes already; leave out --spikes binary")
+    if detector.model.settings.neuron.activation != "spikes":
+        raise SettingsError(f"{detector.name}: its activation is relu, there are no spikes; leave out --spikes binary")
     sequences = [found.sequence for found in trained.sequences]
 
     def scores_of(what: str, model: SpikeYOLO) -> EvaluationResult:

@@ -197,7 +197,7 @@ class Detector:
         """Detections of every time step [start + k * slice, + slice) of a recording, in order.
 
         start_us: default the first event. end_us: default through the last event, else only steps that end by then.
-        chunk_steps: how many steps the network sees at once; the result does not depend on it. reset_every: steps
+        chunk_steps: most steps that the network sees at once; the result does not depend on it. reset_every: steps
         after which the state is forgotten; default never.
         """
         recording = source if isinstance(source, Recording) else open_recording(source)
@@ -211,12 +211,14 @@ class Detector:
         device = next(self.model.parameters()).device
         x0, y0, *seen = self.input.seen_area(recording.height, recording.width)  # (x0, y0, width, height)
         scale = (seen[0] / width, seen[1] / height)
-        state = None
-        for group in _grouped(self._windows(recording, start_us, end_us), reset_every or chunk_steps):
+        state, done = None, 0
+        for group in _grouped(self._windows(recording, start_us, end_us), chunk_steps, reset_every):
             planes = np.concatenate([self.input.encode(window, window.end_us) for window in group])  # (T, C, H, W)
             with torch.inference_mode():
                 x = torch.from_numpy(planes).to(device).float()[:, None]  # (T, 1, C, H, W)
-                predictions, state = self.model(x, None if reset_every else state)
+                fresh = reset_every is not None and done % reset_every == 0
+                predictions, state = self.model(x, None if fresh else state)
+            done += len(group)
             times = np.array([[window.end_us] for window in group], np.int64)
             decoded = family.decode(predictions, times, self.decoding, scale=scale, sensor=(seen[0], seen[1]))
             for window, ((boxes, embeddings),) in zip(group, decoded, strict=True):
@@ -253,11 +255,12 @@ def track(steps: Iterable[Step], tracker: Tracker) -> Iterator[TrackedStep]:
         yield TrackedStep(step.window, step.detections, tracks)
 
 
-def _grouped(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
+def _grouped(items: Iterable[Window], size: int, cut: int | None) -> Iterator[list[Window]]:
+    """Groups of at most `size`; after every `cut` items a new one begins."""
     group: list[Window] = []
-    for item in items:
+    for number, item in enumerate(items, start=1):
         group.append(item)
-        if len(group) == size:
+        if len(group) == size or (cut is not None and number % cut == 0):
             yield group
             group = []
     if group:

@@ -13,6 +13,7 @@ mAP), `history.json` (one record per epoch).
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from spiketrack.datasets.batches import Batch, read_ahead
+from spiketrack.datasets.batches import Batch, of_last_step, read_ahead
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
@@ -66,7 +67,13 @@ class TrainingSettings(OptimizerSettings):
         description="share of the free memory that a step may take: before a run `spiketrack train` measures some "
         "batches, takes the largest that fits instead of batch_size, and writes it into the run's experiment.yaml",
     )
-    steps: int = Field(4, ge=1, description="T, consecutive time steps of a sample; the loss is taken at each")
+    steps: int = Field(4, ge=1, description="T, consecutive time steps of a sample")
+    loss_at: Literal["each", "last"] = Field(
+        "each", description="each: the loss is taken at every labelled time step of a sample; last: at its last one"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="end the run after so many steps, the schedule with it; null: after the epochs"
+    )
     state: Literal["reset", "carried"] = Field(
         "reset",
         description="reset: single samples, each from a fresh state; carried: recordings as streams, the state is "
@@ -135,7 +142,8 @@ class Trainer:
         log.info("training in %s on %s", str(self.precision).removeprefix("torch."), settings.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.loss = detector.family.criterion(settings.loss, ranks.total)
-        self.batches = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
+        epochs = [samples.batches_per_epoch(epoch) for epoch in range(settings.epochs)]
+        self.batches = epochs if settings.max_steps is None else _first(epochs, settings.max_steps)
         self.epoch, self.batch, self.step = 0, 0, 0
         self.carried: CarriedState | None = None
         if settings.state == "carried":
@@ -168,7 +176,9 @@ class Trainer:
         waited, waiting_since = 0.0, started
         with stop_requested() as stop:
             while not self.finished:
-                for batch in read_ahead(self.samples.epoch(self.epoch, self.batch), self.settings.read_ahead):
+                coming = self.samples.epoch(self.epoch, self.batch)
+                coming = itertools.islice(coming, self.batches[self.epoch] - self.batch)
+                for batch in read_ahead(coming, self.settings.read_ahead):
                     waited += time.monotonic() - waiting_since
                     terms, rate = self._step(batch)
                     values = terms.double().cpu()
@@ -182,7 +192,7 @@ class Trainer:
                     on_step(
                         Progress(
                             self.epoch + 1,
-                            self.settings.epochs,
+                            len(self.batches),
                             self.step,
                             self.total_steps,
                             done,
@@ -207,7 +217,7 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all epochs are done, or validation has not improved for `patience` times."""
         patience = self.settings.patience
-        return self.epoch >= self.settings.epochs or (patience is not None and self.waited >= patience)
+        return self.epoch >= len(self.batches) or (patience is not None and self.waited >= patience)
 
     @property
     def _at_rest(self) -> bool:
@@ -226,6 +236,7 @@ class Trainer:
         """
         settings = self.settings
         self.exchanged = 0
+        batch = of_last_step(batch) if settings.loss_at == "last" else batch
         rate = learning_rate(settings, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -296,7 +307,7 @@ class Trainer:
     def _end_epoch(self) -> EpochRecord:
         means = dict(zip(self._term_names, (self._sums / max(self.losses, 1)).tolist(), strict=True))
         val_map = val_ap50 = None
-        last = self.epoch + 1 == self.settings.epochs
+        last = self.epoch + 1 == len(self.batches)
         if last or (self.epoch + 1) % self.settings.validate_every == 0:
             fused, tracking = self.averaged().fused(), ByteTrackSettings()
             result = evaluate_together(fused, self.validation, self.evaluation, tracking, self.ranks)
@@ -418,6 +429,12 @@ def _side_by_side(states: list[list[Tensor] | None]) -> list[Tensor] | None:
     """The state of a whole batch from those of its shares, in their order."""
     parts = [state for state in states if state is not None]
     return [torch.cat(membranes) for membranes in zip(*parts, strict=True)] if parts else None
+
+
+def _first(epochs: Sequence[int], steps: int) -> list[int]:
+    """The epochs, given by their steps, that the first `steps` steps reach into, the last one cut short."""
+    ends = list(itertools.accumulate(epochs))
+    return [min(count, steps - (end - count)) for count, end in zip(epochs, ends, strict=True) if end - count < steps]
 
 
 def _differing(found: Any, wanted: Any, key: str = "") -> list[str]:

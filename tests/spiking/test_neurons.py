@@ -77,7 +77,10 @@ def test_the_kernel_is_the_plain_path_on_three_threads(monkeypatch, dtype, setti
     x = (torch.randn(5, 2, 7, 11, 13, generator=generator, dtype=dtype) * 3).requires_grad_()
     state = torch.randn(2, 7, 11, 13, generator=generator, dtype=dtype).requires_grad_()
     results = []
-    for function in (lambda: ilif(x, state, settings), lambda: _StepwiseILIF.apply(x, state, *dict(settings).values())):
+    for function in (
+        lambda: ilif(x, state, settings),
+        lambda: _StepwiseILIF.apply(x, state, settings.levels, settings.decay, settings.gain),
+    ):
         spikes, rest = function()
         grads = torch.autograd.grad((spikes * x.detach()).sum() + (rest * rest).sum(), (x, state))
         results.append((spikes, rest, *grads))

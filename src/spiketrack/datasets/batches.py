@@ -76,6 +76,14 @@ def without_samples(batch: Batch) -> Batch:
     return Batch(batch.events[:, :0], batch.labelled[:, :0], pad_labels([], []), [], batch.fresh[:0])
 
 
+def of_last_step(batch: Batch) -> Batch:
+    """The same batch, of whose labels those of the last time step are left; of its events all are."""
+    labelled = torch.zeros_like(batch.labelled)
+    labelled[-1] = batch.labelled[-1]
+    kept = labelled[batch.labelled]  # (N,), which of the labelled steps
+    return batch._replace(labelled=labelled, labels=TrackLabels(*(column[kept] for column in batch.labels)))
+
+
 def pad_labels(boxes: Sequence[Boxes], sequences: Sequence[int]) -> TrackLabels:
     """Labels of N images, given in input pixels, padded to the fullest. sequences: which each image is of."""
     n, m = len(boxes), max((len(b) for b in boxes), default=0)

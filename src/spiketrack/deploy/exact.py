@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spiketrack.deploy.fusing import Network, NeuronConv, fuse
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.representations import InputSettings
+from spiketrack.spiking import ILIF
 
 MANTISSA = 24
 """Bits of a float32's significant digits."""
@@ -45,9 +46,11 @@ def exact(network: Network, largest: int | None) -> Network:
     fused = fuse(network)
     if not isinstance(fused, SpikeYOLO) or largest is None or fused.stem.conv.weight.dtype != torch.float32:
         return fused
+    if fused.settings.neuron.activation != "spikes":
+        return fused  # it sends real numbers
     for layer in fused.modules():
         if isinstance(layer, NeuronConv):
-            _round(layer.conv, layer.neuron.settings.levels if layer.neuron else largest)
+            _round(layer.conv, layer.neuron.settings.levels if isinstance(layer.neuron, ILIF) else largest)
     return fused
 
 

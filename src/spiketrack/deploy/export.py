@@ -26,7 +26,7 @@ from torch.export import Dim, ExportedProgram
 from spiketrack.deploy.exact import exact, largest_count
 from spiketrack.deploy.fusing import fuse, replace_modules
 from spiketrack.deploy.onnx_runtime import DETAILS, INPUT, MAP, NEXT, STATE
-from spiketrack.detector.spikeyolo import SpikeYOLO
+from spiketrack.detector.spikeyolo import ModelSettings, SpikeYOLO
 from spiketrack.detector.ssd import SSD
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.replacing import write_whole
@@ -51,6 +51,12 @@ class Step(nn.Module):
         super().__init__()
         if type(network) is not SpikeYOLO and type(network) is not SSD:
             raise SettingsError(f"export: expected a SpikeYOLO or an SSD, got {type(network).__name__}")
+        if isinstance(network.settings, ModelSettings):
+            time, activation = network.settings.time, network.settings.neuron.activation
+            if (time, activation) != ("step", "spikes"):
+                raise SettingsError(
+                    f"export: expected model.time step and model.neuron.activation spikes, got {time} and {activation}"
+                )
         self.network = fuse(network).requires_grad_(False)
         replace_modules(self.network, _plain)
 

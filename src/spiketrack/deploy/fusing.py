@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from spiketrack.spiking import ILIF, LIF, StateFlow
+from spiketrack.spiking import LIF, Neurons, StateFlow
 from spiketrack.spiking.layers import (
     AllConvBlock,
     ConvBlock,
@@ -34,7 +34,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class NeuronConv(nn.Module):
     """Neurons, if any, -> one convolution with bias: what every layer of a fused network is."""
 
-    def __init__(self, neuron: ILIF | None, conv: nn.Conv2d) -> None:
+    def __init__(self, neuron: Neurons | None, conv: nn.Conv2d) -> None:
         super().__init__()
         self.neuron, self.conv = neuron, conv
 
@@ -181,7 +181,7 @@ def kernel_of_sep_rep(block: SepRepConv) -> Affine:
     return depthwise * (pointwise * scale)[:, :, None, None], bias
 
 
-def _layer(neuron: ILIF | None, kernel: Affine, like: nn.Conv2d, groups: int = 1) -> NeuronConv:
+def _layer(neuron: Neurons | None, kernel: Affine, like: nn.Conv2d, groups: int = 1) -> NeuronConv:
     """A layer with that kernel; stride, padding, dtype and device are those of `like`."""
     assert not isinstance(like.padding, str)
     return NeuronConv(neuron, _conv(kernel, like, like.padding[0], groups))
@@ -212,7 +212,7 @@ def _fuse_separable(block: SepConv) -> Chain:
     return Chain(_fuse_normed(block.expand), _fuse_normed(block.depthwise), last)
 
 
-def _fuse_rep(neuron: ILIF, rep_and_norm: nn.Sequential) -> NeuronConv:
+def _fuse_rep(neuron: Neurons, rep_and_norm: nn.Sequential) -> NeuronConv:
     rep, norm = rep_and_norm
     assert isinstance(rep, RepConv)
     assert isinstance(norm, nn.BatchNorm2d)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketrack.deploy.fusing import NeuronConv, fuse, replace_modules
-from spiketrack.spiking import ILIF, StateFlow
+from spiketrack.spiking import ILIF, Rectifier, StateFlow
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,7 +46,7 @@ class BinaryConv(nn.Module):
 
     def __init__(self, layer: NeuronConv) -> None:
         super().__init__()
-        assert layer.neuron is not None
+        assert isinstance(layer.neuron, ILIF)
         assert layer.conv.bias is not None
         self.neuron, self.conv, self.bias = BinaryILIF(layer.neuron), layer.conv, layer.conv.bias
         self.conv.bias = None
@@ -69,9 +69,12 @@ def unroll(network: Network, dtype: torch.dtype | None = torch.float64) -> Netwo
     state and predictions; None: as the network's. Sums in another order differ by rounding, and the neurons round to
     integers: in float32 a current within its rounding error of a half may give another spike, which the layers after
     it amplify. In float64 that has not been seen (docs/deploy.md). The argument stays as it is; what is unrolled
-    already is only copied. Raises ValueError where neurons are not part of a known layer.
+    already is only copied. Raises ValueError where neurons are not part of a known layer, or send no integers.
     """
     unrolled = fuse(network, dtype)
+    for name, module in unrolled.named_modules():
+        if isinstance(module, Rectifier):
+            raise ValueError(f"unroll: {name} sends real numbers; only neurons with activation spikes have binary ones")
     replace_modules(unrolled, _unroll_layer)
     for name, module in unrolled.named_modules():
         if isinstance(module, ILIF):

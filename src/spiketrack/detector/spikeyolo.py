@@ -55,6 +55,11 @@ class ModelSettings(BaseModel):
     family: Literal["SpikeYOLO", "SpikeYOLOTracker"] = Field("SpikeYOLO", description="which kind of network this is")
     scale: Scale = Field("p", description="p (pico, ours), n, s, m or l of the paper")
     neuron: ILIFSettings = Field(ILIFSettings(), description="constants of the I-LIF neuron")
+    time: Literal["step", "mean"] = Field(
+        "step",
+        description="step: every time step has its own predictions; mean: those of a step are the mean over all steps "
+        "since the state was fresh, the published time mean at the last step of a sample",
+    )
 
 
 Maps = tuple[Tensor, Tensor, Tensor]
@@ -134,7 +139,10 @@ class SpikeYOLO(nn.Module):
         return self._neck(*self._backbone(x.flatten(0, 1), flow), flow), flow
 
     def _predictions(self, maps: Maps, flow: StateFlow) -> Predictions:
-        features = self.head(maps, flow).unflatten(0, (flow.steps, -1))  # (T, B, A, 4 * 16 + K)
+        features = self.head(maps, flow)  # (T * B, A, 4 * 16 + K)
+        if self.settings.time == "mean":
+            features = flow.through(features, mean_so_far)
+        features = features.unflatten(0, (flow.steps, -1))  # (T, B, A, 4 * 16 + K)
         points, strides = locations([m.shape[2:] for m in maps], features.device)
         return Predictions(features, points, strides)
 
@@ -200,6 +208,20 @@ def run(blocks: Iterable[nn.Module], x: Tensor, flow: StateFlow, recompute: bool
     for block in blocks:
         x = flow.recomputed(block, x) if recompute else block(x, flow)
     return x
+
+
+def mean_so_far(x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Means (T, B, A, F) of x (T, B, A, F) over all steps since the state was fresh, in float32 at least.
+
+    state: (B, A, F + 1), the sum and the number of the steps before, or None; all zeros is fresh too. Raises ValueError
+    where it does not fit x.
+    """
+    shape = (*x.shape[1:3], x.shape[3] + 1)
+    if state is not None and state.shape != shape:
+        raise ValueError(f"time mean: the state has shape {tuple(state.shape)}, the predictions need {shape}")
+    x = F.pad(x.to(torch.promote_types(x.dtype, torch.float32)), (0, 1), value=1.0)  # the last feature counts
+    sums = x.cumsum(0) if state is None else x.cumsum(0) + state
+    return sums[..., :-1] / sums[..., -1:], sums[-1]
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class TrackerModelSettings(ModelSettings):
     """Which SpikeYOLOTracker to build."""
 
     family: Literal["SpikeYOLOTracker"] = Field("SpikeYOLOTracker", description="which kind of network this is")
+    time: Literal["step"] = Field("step", description="every time step has its own predictions and embeddings")
     embedding_dim: int = Field(128, ge=2, le=1024, description="D, numbers that stand for the look of an object")
 
 

@@ -8,7 +8,8 @@ Station: after `spiking.activity`. Every number is per time step of one image un
     membrane updates       membranes that a step changed, all at a stream's first step    (NeuroBench)
     connection sparsity    weights that are zero, of all; footprint: bytes of parameters and buffers (NeuroBench)
     energy, NeuroBench     e_AC * AC + e_MAC * MAC of the effective operations; NeuroBench itself stops at the counts
-    energy, SpikeYOLO      e_MAC * macs of the first layer + e_AC * macs * mean input of each other one
+    energy, SpikeYOLO      e_MAC * macs of the first layer + e_AC * macs * mean input of each other one that reads
+                           spikes; e_MAC * macs of one that reads real numbers, all of an artificial network
                            (Luo et al., ECCV 2024; dense taps with padding, integers as that many binary spikes)
     sparsity, Cordone      share of outputs that are NOT zero, over the layers that the thesis's code looks at
 
@@ -62,15 +63,15 @@ class ConvLayer:
 
 @dataclass(frozen=True)
 class NeuronLayer:
-    """One layer of neurons. neurons: per image. rate: mean integer of an output; active: share not zero; binary_rate:
-    share of the D substeps that carry a spike; updated: share of membranes that a step changes."""
+    """One layer of neurons. neurons: per image. rate: mean of an output; active: share not zero; binary_rate: share of
+    the D substeps that carry a spike, None of rectifiers (levels 0); updated: share of membranes a step changes."""
 
     name: str
     levels: int
     neurons: float
     rate: float
     active: float
-    binary_rate: float
+    binary_rate: float | None
     updated: float
 
 
@@ -94,14 +95,15 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Everything above of one network on one set of steps. unrolled: with integers sent as binary spikes."""
+    """Everything above of one network on one set of steps. unrolled: with integers sent as binary spikes;
+    unrolled_sparsity: None of an artificial network, which has no integers."""
 
     steps: int
     operations: Operations
     unrolled: Operations
     macs: float
     activation_sparsity: float
-    unrolled_sparsity: float
+    unrolled_sparsity: float | None
     rate: float
     neurons: float
     membrane_updates: float
@@ -130,7 +132,7 @@ def efficiency(activity: Activity, network: nn.Module) -> Efficiency:
         unrolled=_sum([layer.unrolled or layer.operations for layer in convs]),
         macs=macs,
         activation_sparsity=1 - sum(counts.nonzero for counts in counted) / outputs,
-        unrolled_sparsity=1 - spikes / substeps,
+        unrolled_sparsity=1 - spikes / substeps if substeps else None,
         rate=spikes / outputs,
         neurons=outputs / steps,
         membrane_updates=sum(counts.updates for counts in counted) / steps,
@@ -178,7 +180,8 @@ def _conv_layer(counts: ConvActivity, steps: int, *, first: bool) -> ConvLayer:
     macs, dense, effective = counts.macs / steps, counts.dense / steps, counts.effective / steps
     integer = counts.whole and not first
     kind = "binary" if counts.binary else "integer" if integer else "real"
-    energy = MAC_PJ * macs if first else AC_PJ * macs * mean
+    spikes = (counts.whole or counts.binary) and not first
+    energy = AC_PJ * macs * mean if spikes else MAC_PJ * macs
     return ConvLayer(
         name=counts.name,
         kind=kind,
@@ -199,7 +202,7 @@ def _neuron_layer(counts: NeuronActivity, steps: int) -> NeuronLayer:
         neurons=outputs / steps,
         rate=counts.spikes / outputs,
         active=counts.nonzero / outputs,
-        binary_rate=counts.spikes / (outputs * counts.levels),
+        binary_rate=counts.spikes / (outputs * counts.levels) if counts.levels else None,
         updated=counts.updates / outputs,
     )
 

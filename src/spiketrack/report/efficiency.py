@@ -28,19 +28,21 @@ def measure_efficiency(
     recordings: Iterable[tuple[str, Recording]],
     *,
     max_us: int | None = None,
+    reset_every: int | None = None,
     on_step: Callable[[int, int | None, str], None] = lambda done, total, name: None,
 ) -> Efficiency:
     """Run the fused network over recordings (name, recording), each with a fresh state, and count what it does.
 
-    max_us: look at so much of each recording only. on_step(steps done, None, name) is called after every time step.
-    One step at a time is in memory. Raises SettingsError where no recording has an event.
+    max_us: look at so much of each recording only. reset_every: steps after which the state is forgotten.
+    on_step(steps done, None, name) is called after every time step, of which one at a time is in memory. Raises
+    SettingsError where no recording has an event.
     """
     fused = detector.fused()
     most = None if max_us is None else max(1, max_us // detector.input.slice_us)
     done = 0
     with recorded(fused.model) as activity:
         for name, recording in recordings:
-            for _ in islice(fused.detect(recording, chunk_steps=1), most):
+            for _ in islice(fused.detect(recording, chunk_steps=1, reset_every=reset_every), most):
                 done += 1
                 on_step(done, None, name)
     if not done:
@@ -101,7 +103,7 @@ def conv_row(layer: ConvLayer) -> list[str]:
 def neuron_row(layer: NeuronLayer) -> list[str]:
     """One row under NEURONS."""
     shares = (layer.active, layer.binary_rate, layer.updated)
-    active, binary, updated = (f"{share:.2%}" for share in shares)
+    active, binary, updated = ("-" if share is None else f"{share:.2%}" for share in shares)
     name = layer.name.removesuffix(".neuron")
     return [name, str(layer.levels), short(layer.neurons), f"{layer.rate:.3f}", active, binary, updated]
 
@@ -111,8 +113,8 @@ def summary(result: Efficiency) -> dict[str, str]:
     foot = result.footprint
     lines = {
         "time steps": f"{result.steps:,}",
-        "activation sparsity": f"{result.activation_sparsity:.2%} of outputs are 0 (NeuroBench); "
-        f"as binary spikes {result.unrolled_sparsity:.2%}",
+        "activation sparsity": f"{result.activation_sparsity:.2%} of outputs are 0 (NeuroBench)"
+        + ("" if result.unrolled_sparsity is None else f"; as binary spikes {result.unrolled_sparsity:.2%}"),
         "firing rate": f"{result.rate:.4f} mean output of a neuron and step",
         "operations": _operations(result.operations),
         "as binary spikes": _operations(result.unrolled),

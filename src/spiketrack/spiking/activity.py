@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketrack.spiking.lif import LIF
-from spiketrack.spiking.neurons import ILIF, State
+from spiketrack.spiking.neurons import ILIF, Rectifier, State
 
 
 @dataclass
@@ -45,14 +45,15 @@ class ConvActivity:
 class NeuronActivity:
     """Counts of one layer of neurons, over all steps and images.
 
-    levels: the largest integer that a neuron sends, 1 of binary neurons. neuron_steps: outputs. spikes: their sum.
+    levels: the largest integer that a neuron sends, 1 of binary neurons, 0 of rectifiers, whose outputs are real and
+    which have no membrane. neuron_steps: outputs. spikes: their sum.
     nonzero: those that are not 0. updates: membranes that a step changed; all of them at the first step of a stream.
     """
 
     name: str
     levels: int
     neuron_steps: int = 0
-    spikes: int = 0
+    spikes: float = 0
     nonzero: int = 0
     updates: int = 0
 
@@ -92,7 +93,7 @@ class Activity:
         """Count the output of one layer of neurons."""
         counts = self.neurons.setdefault(name, NeuronActivity(name, levels))
         counts.neuron_steps += spikes.numel()
-        counts.spikes += int(spikes.sum(dtype=torch.float64))
+        counts.spikes += float(spikes.sum(dtype=torch.float64))
         counts.nonzero += int(torch.count_nonzero(spikes))
 
     def add_step(self, x: Tensor, before: State | None, after: State) -> None:
@@ -100,7 +101,9 @@ class Activity:
         if x.shape[0] != 1:
             raise ValueError(f"activity: expected one time step at a time, got {x.shape[0]}; membranes are compared")
         self.steps += x.shape[1]
-        for i, (counts, rest) in enumerate(zip(self.neurons.values(), after, strict=True)):
+        holding = [counts for counts in self.neurons.values() if counts.levels]
+        # what a network remembers beside its membranes comes after them
+        for i, (counts, rest) in enumerate(zip(holding, after[: len(holding)], strict=True)):
             counts.updates += rest.numel() if before is None else int(torch.count_nonzero(before[i] != rest))
 
 
@@ -117,7 +120,7 @@ def recorded(network: nn.Module) -> Generator[Activity]:
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_pre_hook(_conv_hook(activity, name)))
-        elif isinstance(module, ILIF | LIF):
+        elif isinstance(module, ILIF | LIF | Rectifier):
             hooks.append(module.register_forward_hook(_neuron_hook(activity, name)))
     try:
         with torch.no_grad():
@@ -173,8 +176,9 @@ def _conv_hook(activity: Activity, name: str):
 
 
 def _neuron_hook(activity: Activity, name: str):
-    def hook(module: ILIF | LIF, args: tuple, spikes: Tensor) -> None:
-        activity.add_neurons(name, module.settings.levels if isinstance(module, ILIF) else 1, spikes)
+    def hook(module: ILIF | LIF | Rectifier, args: tuple, spikes: Tensor) -> None:
+        levels = module.settings.levels if isinstance(module, ILIF) else int(isinstance(module, LIF))
+        activity.add_neurons(name, levels, spikes)
 
     return hook
 

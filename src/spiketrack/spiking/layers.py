@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketrack.spiking.depthwise import depthwise_conv
-from spiketrack.spiking.neurons import ILIF, ILIFSettings, StateFlow
+from spiketrack.spiking.neurons import ILIFSettings, StateFlow, neurons_of
 
 NORM_EPS = 1e-3
 NORM_MOMENTUM = 0.03
@@ -29,7 +29,7 @@ class SpikeConv(nn.Module):
         self, cin: int, cout: int, kernel: int, neuron: ILIFSettings, stride: int = 1, depthwise: bool = False
     ) -> None:
         super().__init__()
-        self.neuron = ILIF(neuron)
+        self.neuron = neurons_of(neuron)
         groups = cin if depthwise else 1
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = batch_norm(cout)
@@ -46,7 +46,7 @@ class SpikeConvBias(nn.Module):
 
     def __init__(self, cin: int, cout: int, neuron: ILIFSettings) -> None:
         super().__init__()
-        self.neuron = ILIF(neuron)
+        self.neuron = neurons_of(neuron)
         self.conv = nn.Conv2d(cin, cout, 1)
 
     def forward(self, x: Tensor, flow: StateFlow) -> Tensor:
@@ -60,7 +60,7 @@ class DownSampling(nn.Module):
         self, cin: int, cout: int, kernel: int, stride: int, padding: int, neuron: ILIFSettings | None
     ) -> None:
         super().__init__()
-        self.neuron = ILIF(neuron) if neuron else None
+        self.neuron = neurons_of(neuron) if neuron else None
         self.conv = nn.Conv2d(cin, cout, kernel, stride, padding)
         self.norm = batch_norm(cout)
 
@@ -139,7 +139,7 @@ class SepConv(nn.Module):
         inner = 2 * channels
         self.expand = SpikeConv(channels, inner, 1, neuron)
         self.depthwise = SpikeConv(inner, inner, kernel, neuron, depthwise=True)
-        self.neuron = ILIF(neuron)
+        self.neuron = neurons_of(neuron)
         self.contract = SepRepConv(inner, channels)
         self.norm = batch_norm(channels)
 
@@ -169,9 +169,9 @@ class ConvBlock(nn.Module):
         super().__init__()
         inner = ratio * channels
         self.token = SepConv(channels, neuron)
-        self.neuron_in = ILIF(neuron)
+        self.neuron_in = neurons_of(neuron)
         self.expand = nn.Sequential(RepConv(channels, inner), batch_norm(inner))
-        self.neuron_out = ILIF(neuron)
+        self.neuron_out = neurons_of(neuron)
         self.contract = nn.Sequential(RepConv(inner, channels), batch_norm(channels))
 
     def forward(self, x: Tensor, flow: StateFlow) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +33,11 @@ class ILIFSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    activation: Literal["spikes", "relu"] = Field(
+        "spikes",
+        description="spikes: I-LIF; relu: max(x, 0) without spikes or memory, an artificial network of the same shape "
+        "to compare with, for which the other constants have no effect",
+    )
     levels: int = Field(4, ge=1, le=255, description="D, the largest integer that a neuron emits")
     decay: float = Field(0.25, ge=0, lt=1, description="share of the membrane that is left after one time step")
     gain: float = Field(1.0, gt=0, description="factor of the input current")
@@ -221,3 +227,19 @@ class ILIF(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings)
+
+
+class Rectifier(nn.Module):
+    """A layer of rectified linear units in the place of neurons: real outputs, nothing remembered."""
+
+    def forward(self, x: Tensor, flow: StateFlow) -> Tensor:
+        """x: (T * B, C, H, W) current; returns max(x, 0). The flow of states passes it by."""
+        return x.relu()
+
+
+Neurons = ILIF | Rectifier
+
+
+def neurons_of(settings: ILIFSettings) -> Neurons:
+    """A layer of the neurons that the settings describe."""
+    return ILIF(settings) if settings.activation == "spikes" else Rectifier()
