@@ -130,6 +130,7 @@ class Hungry:
         raise AssertionError("the second step is the last")
 
 
+@pytest.mark.slow
 def test_peaks_are_those_of_a_process_of_its_own():
     small, large = (_peak_of_process(Hungry, size) for size in (1, 4))
     assert large - small == pytest.approx(300 * MB, rel=0.1)  # the text and its copy, three samples more

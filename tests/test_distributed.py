@@ -242,6 +242,7 @@ def test_threads_are_shared_out():
     assert [threads_per_process(n) for n in (1, own, 2 * own)] == [own, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_the_processes(run, squares, tmp_path):
     config = tmp_path / "tiny.yaml"
     config.write_text(

@@ -26,6 +26,7 @@ from spiketrack.experiment import (
     trainer_of,
 )
 from spiketrack.history import read_history
+from spiketrack.keypoints import load_keypoints
 from spiketrack.pipeline import Detector
 from spiketrack.settings import describe_settings
 
@@ -205,7 +206,8 @@ def test_every_setting_is_described():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_every_experiment_file_loads(path):
-    experiment = (load_classification if "classify" in path.stem else load_experiment)(path)
+    others = {"nmnist_classify": load_classification, "keypoints": load_keypoints}
+    experiment = others.get(path.stem, load_experiment)(path)
     assert experiment.name == path.stem
 
 

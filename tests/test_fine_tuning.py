@@ -83,6 +83,7 @@ def test_pruned_checkpoints_travel_and_others_are_refused(thinned, tmp_path):
         Detector.load(tmp_path / "unsaid.pt")
 
 
+@pytest.mark.slow
 def test_rounds_that_were_stopped_are_the_whole_ones(thinned, squares, tmp_path):
     run_of = rounds_like(plain_run(squares, tmp_path))
     steps = 0
