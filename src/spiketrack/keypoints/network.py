@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
@@ -76,9 +76,14 @@ class KeypointNetwork(nn.Module):
         Raises CheckpointError where that is of another scale, neuron or number of input channels.
         """
         content = load_checkpoint(path)
-        wanted, given = self.backbone.settings.model_dump(), content.get("model", {})
-        if differing := [f"model.{key}" for key in ("scale", "neuron") if given.get(key) != wanted[key]]:
-            raise CheckpointError(f"{path}: not a SpikeYOLO like this network's ({', '.join(differing)} differ)")
+        try:
+            given = ModelSettings.model_validate(content.get("model", {}))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: not a checkpoint of a SpikeYOLO") from error
+        wanted = self.backbone.settings
+        if differing := [key for key in ("scale", "neuron") if getattr(given, key) != getattr(wanted, key)]:
+            said = ", ".join(f"model.{key}" for key in differing)
+            raise CheckpointError(f"{path}: not a SpikeYOLO like this network's ({said} differ)")
         names = self.backbone.state_dict().keys()
         saved: dict[str, Tensor] = {name: value for name, value in content.get("weights", {}).items() if name in names}
         weights = {name: value.float() if value.is_floating_point() else value for name, value in saved.items()}
