@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+PROCESSES ?= 2
 
 .PHONY: install demo demo-train traffic test test-slow check bench fuzz clean help
 help:  ## Say what each target does.
@@ -58,8 +59,8 @@ traffic: install  ## Simulate the data of the shipped network and train it: four
 	for more in davis346 evk4 gen light; do ln -sfn ../../more_$$more/HDF5/train data/traffic/HDF5/train_more_$$more; done
 	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic_more/best.pt --set training.epochs=4 --set training.learning_rate=2.0e-3 --set training.warm_up=0.02 --set training.validate_every=4 --set data.cache_mb=10000 --set data.augment.zoom=0.7 --set data.augment.drop=0.3 --set data.augment.noise_hz=1.0 --set data.augment.polarity_noise=0.1 --set seed=2 --out runs/traffic_third
 
-test: install  ## Run the tests.
-	$(BIN)/python -m pytest -m "not slow"
+test: install  ## Run the tests, in two processes (PROCESSES=1 for fewer).
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist worksteal
 
 test-slow: install  ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow

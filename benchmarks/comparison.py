@@ -180,6 +180,8 @@ def _train(experiment: Any, run_dir: Path) -> float:
     ends = []
     started = time.process_time()
     trainer.run(lambda progress: ends.append(time.process_time()))
+    if len(ends) < experiment.training.max_steps:
+        raise SystemExit(f"{run_dir}: stopped after {len(ends)} of {experiment.training.max_steps} steps")
     return ends[-1] - started
 
 

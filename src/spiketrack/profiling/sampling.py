@@ -7,6 +7,7 @@ that the kernel did not count as running or ready to run is time spent waiting: 
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
@@ -70,27 +71,42 @@ class StackSampler:
             self._look(count=True)
 
     def _look(self, count: bool) -> None:
-        frames, station, now = sys._current_frames(), self._station(), time.perf_counter()
+        stacks, station, now = _stacks(), self._station(), time.perf_counter()
         for thread in threading.enumerate():
-            frame = frames.get(thread.ident or 0)
-            if frame is None or thread is self._thread or thread.native_id is None:
+            if thread.ident not in stacks or thread is self._thread or thread.native_id is None:
                 continue
             before, busy_before = self._looked.get(thread.native_id, (now, math.nan))
             busy = _had_or_wanted_processor(thread.native_id)
             self._looked[thread.native_id] = (now, busy)
             if not count or before == now:
                 continue
-            codes = _stack(frame)
+            codes, line = stacks[thread.ident]
             main = thread.ident == self._main
             if not main and _idle(codes):
                 continue
-            sums = self._found.setdefault((main, station, codes, frame.f_lineno), [0.0, 0.0])
+            sums = self._found.setdefault((main, station, codes, line), [0.0, 0.0])
             sums[0] += now - before
             if not math.isnan(busy - busy_before):
                 sums[1] += max(0.0, now - before - (busy - busy_before))
 
 
-def _stack(frame: FrameType | None) -> tuple[CodeType, ...]:
+def _stacks() -> dict[int, tuple[tuple[CodeType, ...], int]]:
+    """Of each thread the functions it is in, outermost first, and the line of the innermost.
+
+    Garbage is not collected meanwhile: in CPython 3.11 the look itself makes frame objects, and where that starts a
+    collection, a finalizer may let the other thread run on and leave the very frame, which then points into memory that
+    is something else by now.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return {thread: (_functions(frame), frame.f_lineno) for thread, frame in sys._current_frames().items()}
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _functions(frame: FrameType | None) -> tuple[CodeType, ...]:
     codes: list[CodeType] = []
     while frame is not None:
         codes.append(frame.f_code)
