@@ -14,20 +14,21 @@ import pytest
 import torch
 from loud_detector import loud_detector
 from moving_squares import CLASS_NAMES
-from test_training import make_trainer
+from test_training import SLICE_US, make_trainer
 
 from spiketrack.datasets.etram import LabelledSequence, find_sequences
 from spiketrack.errors import SettingsError
 from spiketrack.profiling import Part, Plan, diagnose_training
 from spiketrack.profiling.doctor import try_remedies
 from spiketrack.profiling.measuring import Measurement, Usage, measure_inference, measure_training
-from spiketrack.profiling.probing import Probes
+from spiketrack.profiling.probing import Probes, probe
 from spiketrack.profiling.remedies import Present, Remedy, remedies
 from spiketrack.profiling.sampling import StackSampler, StackTime
 from spiketrack.profiling.tracing import LAYER, STATION, Node, Trace
 from spiketrack.profiling.verdict import judge
 from spiketrack.profiling.watching import TRAINING, Stopwatch
 from spiketrack.report.profile import flame, profile_values, write_profile
+from spiketrack.representations import InputSettings
 from spiketrack.tracking import ByteTrackSettings
 
 PLAN = Plan(warm_up=1, steps=3, traced=1, interval_s=0.002)
@@ -273,30 +274,50 @@ def test_the_parts_add_up_by_hand():
 
 def test_gains_by_hand(monkeypatch, tmp_path):
     """A step of 11 s, 6 of them in the network."""
-    monkeypatch.setattr("psutil.cpu_count", lambda: 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     measured, probes = by_hand(), Probes(1.0, 1.5, 0.5, {2: 1.0, 1: 1.5})
     present = Present(training=True, batch_size=4, native=True, files=(tmp_path,))
-    found = {remedy.what: remedy for remedy in remedies(measured, judge(measured, probes), probes, present)}
+    found = {remedy.what: remedy for remedy in remedies(judge(measured, probes), probes, present)}
     assert found["Half the bits"].gain == pytest.approx(11 / 8)  # 6 s of network become 3
     assert found["Half the bits"].setting == "training.precision: bfloat16"
     assert found["Larger batches"].gain == pytest.approx(11 / 9)  # network 4.5, what follows .5 instead of 1
     assert found["Larger batches"].settings == {"training.batch_size": 8}
+    # two side by side in 1.25 s: the network takes 7.5 s instead of 6, for twice the samples
+    side = replace(probes, copies=2, side_by_side=1.25)
+    found_side = {remedy.what: remedy for remedy in remedies(judge(measured, side), side, present)}
+    assert found_side["One process a core"].gain == pytest.approx(2 * 11 / 12.5)
+    assert "spiketrack train --processes 2" in found_side["One process a core"].by_hand
     # three and no more: recordings in memory would gain 11 / 9.5, and one thread would be slower
     assert found.keys() == {"Half the bits", "Larger batches", "Batches further ahead"}
+
+
+def test_networks_side_by_side(squares, tmp_path):
+    """Two turns of two copies: each pass is one of the network itself or of its copy, on one thread of torch."""
+    trainer, threads = make_trainer(squares, tmp_path), []
+    before = [weights.clone() for weights in trainer.model.parameters()]
+    trainer.model.register_forward_pre_hook(lambda *_: threads.append((torch.get_num_threads(), threading.get_ident())))
+    events = torch.zeros(1, 1, InputSettings(slice_us=SLICE_US).channels, 64, 64)
+    torch.set_num_threads(2)
+    try:
+        found = probe(trainer.model, events, torch.float32, train=True, copies=2)
+    finally:
+        torch.set_num_threads(1)
+    assert (found.copies, found.side_by_side is not None) == (2, True)
+    own = threading.get_ident()
+    assert {count for count, thread in threads if thread == own} == {2}
+    assert {count for count, thread in threads if thread != own} == {1}
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
 def test_batches_further_ahead_where_loading_is_uneven():
     """6 s of loading a step, 9.5 s of work: what is waited for is a matter of order."""
     measured, probes = by_hand(), Probes(1.0, 2.0, None, {torch.get_num_threads(): 1.0})
     verdict = judge(measured, probes)
-    found = {r.what: r for r in remedies(measured, verdict, probes, Present(training=True, read_ahead=2))}
+    found = {r.what: r for r in remedies(verdict, probes, Present(training=True, read_ahead=2))}
     assert found["Batches further ahead"].gain == pytest.approx(11 / 9)
     assert found["Batches further ahead"].settings == {"training.read_ahead": 8}
     slow = replace(verdict, loading={"batching": 9.0, "first read": 1.0})
-    assert "Batches further ahead" not in {
-        r.what for r in remedies(measured, slow, probes, Present(training=True, read_ahead=2))
-    }
+    assert "Batches further ahead" not in {r.what for r in remedies(slow, probes, Present(training=True, read_ahead=2))}
 
 
 def test_remedies_are_tried_on_top_of_each_other(calm):

@@ -18,7 +18,7 @@ import torch
 from spiketrack.optimizing import native_bfloat16
 from spiketrack.pipeline import Detector
 from spiketrack.profiling.measuring import Measurement, Plan, measure_inference, measure_training
-from spiketrack.profiling.probing import Probes, probe, thread_counts, threads_of_torch
+from spiketrack.profiling.probing import Probes, free_processors, probe, thread_counts, threads_of_torch
 from spiketrack.profiling.remedies import Present, Remedy, remedies
 from spiketrack.profiling.tracing import Trace
 from spiketrack.profiling.verdict import Verdict, judge
@@ -29,6 +29,7 @@ from spiketrack.training import Progress, Trainer
 MakeTrainer = Callable[[dict[str, Any]], Trainer]
 """Settings to change, such as {"training.batch_size": 16}, to a run at its beginning."""
 _BETTER = 1.03  # times the rate, to keep a remedy that was tried
+_MOST_COPIES = 4  # of the network side by side: each needs the memory of a pass
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,17 @@ def diagnose_training(
     """Profile a training run. trace: file for the Chrome trace. on_step: what the run does after each step."""
     trainer = make_trainer({})
     measured = measure_training(trainer, plan, on_step, trace)
+    others = measured.usage.others
     probes = probe(
-        trainer.model, measured.events, trainer.precision, train=True, threads=thread_counts(measured.usage.others)
+        trainer.model,
+        measured.events,
+        trainer.precision,
+        train=True,
+        threads=thread_counts(others),
+        copies=min(_MOST_COPIES, free_processors(others)) if trainer.device.type == "cpu" else 1,
     )
     verdict = judge(measured, probes)
-    advice = remedies(measured, verdict, probes, _present(trainer))
+    advice = remedies(verdict, probes, _present(trainer))
     diagnosis = Diagnosis("train", measured, _traced(measured), probes, verdict, advice, [])
 
     def attempt(taken: list[Remedy]) -> Measurement:
@@ -110,7 +117,7 @@ def diagnose_inference(
     with torch.inference_mode():
         probes = probe(detector.model, measured.events, torch.float32, train=False, fused=fused.model, threads=threads)
     verdict = judge(measured, probes)
-    advice = remedies(measured, verdict, probes, Present(training=False))
+    advice = remedies(verdict, probes, Present(training=False))
     diagnosis = Diagnosis("infer", measured, _traced(measured), probes, verdict, advice, [])
 
     def attempt(taken: list[Remedy]) -> Measurement:

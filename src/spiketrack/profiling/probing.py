@@ -6,8 +6,10 @@ another program disturbs them alike. t(B) = a + b B: what does not shrink with t
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,8 @@ class Probes:
     """Seconds of one pass of the network (with its backward pass in training).
 
     base: as it runs now. doubled: on twice as many samples. bfloat16: in that precision, None where it runs in it
-    already. threads: by the number of threads of torch. fused: with norms folded in, of inference.
+    already. threads: by the number of threads of torch. fused: with norms folded in, of inference. side_by_side: of as
+    many networks at once as `copies`, one thread each; None where not tried.
     """
 
     base: float
@@ -33,6 +36,8 @@ class Probes:
     bfloat16: float | None
     threads: dict[int, float]
     fused: float | None = None
+    copies: int = 1
+    side_by_side: float | None = None
 
     @property
     def overhead(self) -> float:
@@ -48,8 +53,10 @@ def probe(
     train: bool,
     fused: nn.Module | None = None,
     threads: tuple[int, ...] = (),
+    copies: int = 1,
 ) -> Probes:
-    """events: (T, B, C, H, W) as the network gets them. threads: numbers of them to try beside the present one.
+    """events: (T, B, C, H, W) as the network gets them. threads: numbers of them to try beside the present one. copies:
+    of the network, to run side by side where they are more than one.
 
     Statistics of norms and gradients of the network change.
     """
@@ -67,9 +74,25 @@ def probe(
         variants[f"threads {count}"] = lambda count=count: _on_threads(
             count, lambda: _pass(model, events, precision, train)
         )
+    if copies > 1:
+        models = [model, *(copy.deepcopy(model) for _ in range(copies - 1))]
+        variants["side by side"] = lambda: _side_by_side(models, lambda each: _pass(each, events, precision, train))
     best = _fastest(variants, events.device)
     by_threads = {now: best["base"], **{count: best[f"threads {count}"] for count in threads}}
-    return Probes(best["base"], best["doubled"], best.get("bfloat16"), by_threads, best.get("fused"))
+    return Probes(
+        best["base"],
+        best["doubled"],
+        best.get("bfloat16"),
+        by_threads,
+        best.get("fused"),
+        copies,
+        best.get("side by side"),
+    )
+
+
+def free_processors(others: float) -> int:
+    """Processors that other programs leave, which use `others` of them; one at least."""
+    return max(1, round((psutil.cpu_count() or 1) - others))
 
 
 def thread_counts(others: float) -> tuple[int, ...]:
@@ -77,8 +100,7 @@ def thread_counts(others: float) -> tuple[int, ...]:
 
     others: processors that they use. Threads that have to wait for one another's processor are ten times slower.
     """
-    cores = psutil.cpu_count() or 1
-    free = max(1, round(cores - others))
+    cores, free = psutil.cpu_count() or 1, free_processors(others)
     return tuple(sorted({count for count in (1, cores // 2, cores) if 1 <= count <= free} - {torch.get_num_threads()}))
 
 
@@ -96,6 +118,12 @@ def threads_of_torch(count: int | None) -> Generator[None]:
 def _on_threads(count: int, run: Callable[[], None]) -> None:
     with threads_of_torch(count):
         run()
+
+
+def _side_by_side(models: list[nn.Module], run: Callable[[nn.Module], None]) -> None:
+    """Each in a thread of its own on which torch has one thread: what they share is memory, caches and Python."""
+    with ThreadPoolExecutor(len(models), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(run, models))
 
 
 def _fastest(variants: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from spiketrack.profiling.measuring import Measurement
 from spiketrack.profiling.probing import Probes
 from spiketrack.profiling.verdict import Verdict
 
@@ -72,12 +71,12 @@ class Present:
     files: tuple[Path, ...] = ()
 
 
-def remedies(measured: Measurement, verdict: Verdict, probes: Probes, present: Present) -> list[Remedy]:
+def remedies(verdict: Verdict, probes: Probes, present: Present) -> list[Remedy]:
     """The three that would gain most, the best first; fewer where nothing else is worth it."""
     found = [
         *_of_loading(verdict, present),
         *_of_calls(verdict, present),
-        *_of_network(measured, verdict, probes, present),
+        *_of_network(verdict, probes, present),
     ]
     worth = [remedy for remedy in found if remedy.gain >= _WORTH]
     return sorted(worth, key=lambda remedy: -remedy.gain)[:MOST]
@@ -155,7 +154,7 @@ def _of_calls(verdict: Verdict, present: Present) -> Iterator[Remedy]:
             yield Remedy("A loss that does not wait", why, gain, "same losses", by_hand=by_hand)
 
 
-def _of_network(measured: Measurement, verdict: Verdict, probes: Probes, present: Present) -> Iterator[Remedy]:
+def _of_network(verdict: Verdict, probes: Probes, present: Present) -> Iterator[Remedy]:
     network = sum(p.seconds for p in verdict.parts if p.station in ("forward", "backward", "network"))
 
     def faster(seconds: float) -> float:
@@ -198,15 +197,18 @@ def _of_network(measured: Measurement, verdict: Verdict, probes: Probes, present
             copying = 0.5 * sum(part.seconds for part in verdict.parts if part.station == "copy")
             why = "batches wait in memory that the accelerator cannot read by itself"
             yield Remedy("Pinned memory", why, _without(verdict, copying), "same losses", {"training.pin_memory": True})
-        cores = max(1, round((psutil.cpu_count() or 1) - measured.usage.others))
-        if cores > 1 and 1 in probes.threads:
+        if probes.side_by_side is not None:
+            why = (
+                f"{probes.copies} passes side by side, one thread each, take {probes.side_by_side:.3g} s, one alone "
+                f"{probes.base:.3g} s on {now}"
+            )
             yield Remedy(
                 "One process a core",
-                f"threads of one pass wait for each other; {cores} processes of one thread each do {cores} passes in "
-                f"{probes.threads[1]:.3g} s at best",
-                cores * faster(probes.threads[1]),
+                why,
+                probes.copies * faster(probes.side_by_side),
                 "another run",
-                by_hand=f"OMP_NUM_THREADS=1 and {cores} runs side by side (seeds, settings), or one run over processes",
+                by_hand=f"OMP_NUM_THREADS=1 and {probes.copies} runs side by side (seeds, settings), or one run with "
+                f"`spiketrack train --processes {probes.copies}`",
             )
 
 
