@@ -83,7 +83,8 @@ class CentredNorm(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.norm(x)
         offset = self.offset()
-        return y - offset[:, None, None], offset
+        rounded = offset.to(y.dtype)  # of y in bfloat16 the difference stays bfloat16
+        return y - rounded[:, None, None], rounded.to(offset.dtype)
 
     def offset(self) -> Tensor:
         """h per channel, (C,), detached."""

@@ -18,6 +18,8 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic, overload, register_jitable
 
+from spiketrack.spiking.bfloat16 import read, writable, written
+
 BLOCK = 128  # neurons; 8 steps of two arrays are 8 KB of the nearest cache
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -197,19 +199,25 @@ def _integer(membrane, levels, zero):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def integer_forward(x, state, levels, decay, gain, spikes, rest, start, stop):
-    """Fill spikes (T, n) and rest (n,) of the I-LIF neurons start .. stop. state: (n,), or (0,) for rest at 0."""
-    zero = x.dtype.type(0)
+    """Fill spikes (T, n) and rest (n,) of the I-LIF neurons start .. stop. state: (n,), or (0,) for rest at 0.
+
+    x, spikes: of the dtype of the constants and states, or bits of bfloat16.
+    """
+    zero = decay - decay
     v = carray(_on_stack(decay), BLOCK)  # ty: ignore[missing-argument]
+    room = carray(_on_stack(decay), BLOCK)  # ty: ignore[missing-argument]
     for first in range(start, stop, BLOCK):
         size = min(BLOCK, stop - first)
         _load(state, first, size, v)
         for t in range(x.shape[0]):
-            current, out = x[t, first : first + size], spikes[t, first : first + size]
+            current, sent = x[t, first : first + size], spikes[t, first : first + size]
+            out = writable(sent, room)
             for i in range(size):
-                membrane = _fused(v[i], decay, current[i] * gain)  # ty: ignore[missing-argument]
+                membrane = _fused(v[i], decay, read(current[i]) * gain)  # ty: ignore[missing-argument]
                 fired = _integer(membrane, levels, zero)
                 out[i] = fired
                 v[i] = membrane - fired
+            written(room, sent)
         _store(v, first, size, rest)
 
 
@@ -219,29 +227,33 @@ def integer_backward(
 ):  # fmt: skip
     """Fill grad_x (T, n) and grad_state (n,) of the I-LIF neurons start .. stop.
 
-    grad_spikes: (T, n) or (0, n), grad_rest: (n,) or (0,), where there is none. grad_state: (0,) where not wanted.
+    x, grad_spikes, grad_x: as x of `integer_forward`. grad_spikes: (T, n) or (0, n), grad_rest: (n,) or (0,), where
+    there is none. grad_state: (0,) where not wanted.
     """
     # dm[t] = ds[t] (0 <= m[t] <= D) + decay dm[t+1];  dx[t] = gain dm[t]
-    steps, zero = x.shape[0], x.dtype.type(0)
-    membranes, no_grad = np.empty((steps, BLOCK), x.dtype), np.zeros(BLOCK, x.dtype)
+    steps, zero = x.shape[0], decay - decay
+    membranes, no_grad = np.empty((steps, BLOCK), state.dtype), np.zeros(BLOCK, x.dtype)
     carry = carray(_on_stack(decay), BLOCK)  # ty: ignore[missing-argument]
+    room = carray(_on_stack(decay), BLOCK)  # ty: ignore[missing-argument]
     for first in range(start, stop, BLOCK):
         size = min(BLOCK, stop - first)
         _load(state, first, size, carry)
         for t in range(steps):
             current, membrane = x[t, first : first + size], membranes[t]
             for i in range(size):
-                m = _fused(carry[i], decay, current[i] * gain)  # ty: ignore[missing-argument]
+                m = _fused(carry[i], decay, read(current[i]) * gain)  # ty: ignore[missing-argument]
                 membrane[i] = m
                 carry[i] = m - _integer(m, levels, zero)
         _load(grad_rest, first, size, carry)
         for t in range(steps - 1, -1, -1):
-            out, membrane = grad_x[t, first : first + size], membranes[t]
+            dx, membrane = grad_x[t, first : first + size], membranes[t]
             ds = grad_spikes[t, first : first + size] if len(grad_spikes) else no_grad[:size]
+            out = writable(dx, room)
             for i in range(size):
-                m, sent = membrane[i], ds[i]
+                m, sent = membrane[i], read(ds[i])
                 dm = (sent if (m >= zero) & (m <= levels) else zero) + carry[i]
                 out[i] = dm * gain
                 carry[i] = dm * decay
+            written(room, dx)
         if len(grad_state):
             _store(carry, first, size, grad_state)

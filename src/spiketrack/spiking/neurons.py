@@ -8,7 +8,7 @@ binary spikes, so a network trained on integers runs on binary spikes (SpikeYOLO
     r[t] = m[t] - s[t]                         soft reset by the integer itself; s detached
 
 The gradient passes straight through the rounding inside the closed window 0 <= m <= D and is 0 outside. On the CPU
-all steps are one pass over memory each way (lif_kernels.py); elsewhere, in half precision, and while torch compiles or
+all steps are one pass over memory each way (lif_kernels.py); elsewhere, in float16, and while torch compiles or
 exports, they are torch operations one after the other.
 """
 
@@ -51,15 +51,15 @@ def ilif(x: Tensor, state: Tensor | None, settings: ILIFSettings) -> tuple[Tenso
     """Run I-LIF neurons over all time steps.
 
     x: (T, ...) current. state: (...) membrane left by the step before, or None for rest (0).
-    Returns spikes (T, ...) of the dtype of x holding integers 0 .. D, and the state after the last step (...).
-    Raises ValueError where the state does not fit x.
+    Returns spikes (T, ...) of the dtype of x holding integers 0 .. D, and the state after the last step (...). Of
+    bfloat16 on the CPU the membranes and the state are float32. Raises ValueError where the state does not fit x.
     """
     if state is not None and state.shape != x.shape[1:]:
         raise ValueError(
             f"I-LIF: the state has shape {tuple(state.shape)}, the input needs {tuple(x.shape[1:])}; "
             "pass None for a fresh start"
         )
-    in_kernel = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    in_kernel = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
     function = _ILIF if in_kernel and not torch.compiler.is_compiling() else _StepwiseILIF
     return function.apply(x, state, settings.levels, settings.decay, settings.gain)
 
@@ -71,15 +71,15 @@ class _ILIF(torch.autograd.Function):
     def forward(ctx, x: Tensor, state: Tensor | None, levels: int, decay: float, gain: float):
         from spiketrack.spiking import lif_kernels
 
-        x = as_slabs(x)
-        state = None if state is None else ordered_as(state.to(x.dtype), x.stride()[1:])
+        x, dtype = as_slabs(x), torch.promote_types(x.dtype, torch.float32)
+        state = None if state is None else ordered_as(state.to(dtype), x.stride()[1:])
         spikes = empty_strided(x.shape, x.stride(), x.dtype)
-        rest = empty_strided(x.shape[1:], x.stride()[1:], x.dtype)
+        rest = empty_strided(x.shape[1:], x.stride()[1:], dtype)
         ctx.save_for_backward(x, state)
         ctx.set_materialize_grads(False)  # the last state is rarely used
-        number = flat(x).dtype.type
-        ctx.constants = number(levels), number(decay), number(gain)
-        current, before, out, after = rows(x), flat(state, x), rows(spikes), flat(rest)
+        current, before, out, after = rows(x), flat(state, rest), rows(spikes), flat(rest)
+        number = after.dtype.type
+        ctx.dtype, ctx.constants = dtype, (number(levels), number(decay), number(gain))
         in_pieces(x, lambda a, b: lif_kernels.integer_forward(current, before, *ctx.constants, out, after, a, b))
         return spikes, rest
 
@@ -92,11 +92,12 @@ class _ILIF(torch.autograd.Function):
         x, state = ctx.saved_tensors
         grad_x = empty_strided(x.shape, x.stride(), x.dtype)
         grad_state = torch.empty_like(state) if state is not None and ctx.needs_input_grad[1] else None
+        none = x.new_empty(0, dtype=ctx.dtype)
         arrays = (
-            *(rows(x), flat(state, x), *ctx.constants),
+            *(rows(x), flat(state, none), *ctx.constants),
             rows(x)[:0] if grad_spikes is None else rows(ordered_as(grad_spikes, x.stride())),
-            flat(None if grad_rest is None else ordered_as(grad_rest, x.stride()[1:]), x),
-            *(rows(grad_x), flat(grad_state, x)),
+            flat(None if grad_rest is None else ordered_as(grad_rest, x.stride()[1:]), none),
+            *(rows(grad_x), flat(grad_state, none)),
         )
         in_pieces(x, lambda a, b: lif_kernels.integer_backward(*arrays, a, b))
         return grad_x, grad_state, None, None, None

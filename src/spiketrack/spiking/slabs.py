@@ -43,11 +43,15 @@ def ordered_as(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 
 def flat(tensor: Tensor | None, like: Tensor | None = None) -> NDArray:
-    """(n,) view of a dense tensor in the order of its memory; (0,) of the dtype of `like` for None."""
+    """(n,) view of a dense tensor in the order of its memory; (0,) of the dtype of `like` for None.
+
+    NumPy has no bfloat16: its bits come as uint16 (bfloat16.py has kernels read and write them).
+    """
     if tensor is None:
         assert like is not None
         tensor = like.new_empty(0)
-    return torch.as_strided(tensor.detach(), (tensor.numel(),), (1,)).numpy()
+    row = torch.as_strided(tensor.detach(), (tensor.numel(),), (1,))
+    return (row.view(torch.uint16) if row.dtype == torch.bfloat16 else row).numpy()
 
 
 def rows(x: Tensor) -> NDArray:
