@@ -16,8 +16,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
 HALVES = (torch.float16, torch.bfloat16)
 # a program has 512 neurons, of 9 and more steps 256; more than 16 steps are cut; rows of odd length are not aligned
-SHORT = [(1, (6, 7, 29)), (2, (1,)), (3, (127,)), (4, (513,)), (5, (0, 4)), (6, (6, 16, 16)), (7, (1025,)), (8, (5, 7))]
-LONG = [(9, (257,)), (16, (255,)), (17, (3, 11)), (35, (2, 5))]
+SHORT = [(1, (6, 7, 29)), (2, (1,)), (3, (127,)), (4, (513,)), (5, (0, 4)), (6, (2, 16, 16)), (7, (1025,)), (8, (5, 7))]
+LONG = [(9, (257,)), (16, (255,)), (33, (2, 5))]
 
 
 def random(*shape, dtype, scale=2.0, seed=0):
@@ -67,7 +67,8 @@ def stepwise(settings):
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_every_setting_of_lif_in_float64(settings):
     x, rate = random(5, 2, 3, 7, 13, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64, device=DEVICE)
-    for state in (random(2, 3, 7, 13, dtype=torch.float64, scale=1, seed=1), None):
+    states = random(2, 3, 7, 13, dtype=torch.float64, scale=1, seed=1), None
+    for state in states if settings in VARIANTS[::5] else states[:1]:
         ours, wanted = results(fused(settings), x, state, rate), results(looped(settings), x, state, rate)
         assert 0.1 < float(wanted[0].detach().mean()) < 0.9
         assert_same(ours, wanted, rtol=1e-12, atol=1e-13)
@@ -106,11 +107,15 @@ def test_lif_in_half_precision_computes_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("settings", [COCO_NEURON, GEN1_NEURON, ILIFSettings(levels=1, decay=0.0, gain=2.0)], ids=str)
-@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "with_state"),
+    [(COCO_NEURON, True), (GEN1_NEURON, False), (ILIFSettings(levels=1, decay=0.0, gain=2.0), True)],
+    ids=str,
+)
 def test_ilif_to_the_bit_in_every_precision(dtype, settings, with_state):
     x = random(5, 900, dtype=dtype, scale=3)
     x[:, :7] = torch.tensor([0.0, -0.0, 0.5, 1.5, 2.5, settings.levels, float("nan")], dtype=dtype)
+    x[:, 7] = torch.tensor([8200.0, 2.5, 2.5, 2.5, 2.5], dtype=dtype)  # float16 rounds what 4 spikes leave of it
     state = random(900, dtype=dtype, seed=1) if with_state else None
     truncates = INTERPRETED and dtype == torch.bfloat16  # the interpreter, where it should round
     if truncates:
@@ -122,7 +127,7 @@ def test_ilif_to_the_bit_in_every_precision(dtype, settings, with_state):
     assert_same(ours[:2], wanted[:2], rtol=0, atol=0)
     tolerance = 2 * torch.finfo(dtype).eps if truncates else 0
     assert_same(ours[2:], wanted[2:], rtol=tolerance, atol=tolerance)
-    assert set(ours[0][:, 7:].unique().tolist()) == set(range(settings.levels + 1))
+    assert set(ours[0][:, 8:].unique().tolist()) == set(range(settings.levels + 1))
 
 
 def test_ilif_of_a_decay_that_is_no_power_of_two():
