@@ -59,7 +59,12 @@ traffic: install  ## Simulate the data of the shipped network and train it: four
 	for more in davis346 evk4 gen light; do ln -sfn ../../more_$$more/HDF5/train data/traffic/HDF5/train_more_$$more; done
 	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic_more/best.pt --set training.epochs=4 --set training.learning_rate=2.0e-3 --set training.warm_up=0.02 --set training.validate_every=4 --set data.cache_mb=10000 --set data.augment.zoom=0.7 --set data.augment.drop=0.3 --set data.augment.noise_hz=1.0 --set data.augment.polarity_noise=0.1 --set seed=2 --out runs/traffic_third
 
-test: install  ## Run the tests, in two processes (PROCESSES=1 for fewer).
+# Torch's CUDA builds bring triton; elsewhere its interpreter runs the kernels for GPUs in the tests (1 GB on disk).
+$(VENV)/triton: $(VENV)/installed
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet "triton>=3.3; platform_system == 'Linux'"
+	touch $@
+
+test: install $(VENV)/triton  ## Run the tests, in two processes (PROCESSES=1 for fewer).
 	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist worksteal
 
 test-slow: install  ## Run the tests that take minutes.

@@ -1,12 +1,15 @@
 """Multi-step neurons, forward and backward: ours against spikingjelly, snntorch, norse and compiled loops.
 
     python benchmarks/neurons.py [--peers PYTHON] [--threads 2] [--repeats 15] [--keep-memory] [--only ours loop]
+        [--device cuda]
 
 PYTHON: an interpreter that has torch, this package, spikingjelly, snntorch and norse; without it only ours and loops.
 Every contender runs in a fresh process on the same input (seed 0), T first, float32; a fixed random gradient
 goes back. Times are the least of the repeats after two warm-ups, wall and CPU. Memory is the growth of the
 process's peak over what it held with input and gradient in place and all libraries loaded, by a step on a small input.
 --keep-memory: freed memory stays with the process, for all (spiking/allocation.py).
+--device cuda: the same on a GPU, where every step ends with a synchronisation, memory is what torch's allocator counts
+there, and spikingjelly 2 takes CUDA or Triton kernels of its own. Not run yet: no GPU was lent.
 """
 
 from __future__ import annotations
@@ -22,15 +25,15 @@ ONE = """
 import json, resource, sys, time, warnings
 warnings.simplefilter("ignore")
 import torch
-contender, shape, threads, repeats, keep = json.loads(sys.argv[1])
+contender, shape, threads, repeats, keep, device = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 if keep:
     from spiketrack.spiking.allocation import keep_freed_memory
     assert keep_freed_memory()
-x = torch.randn(shape).add_(0.5).requires_grad_()
-gradient = torch.randn(shape)
-small = torch.randn(shape[0], 1, 1, 1, 1, requires_grad=True)
+x = torch.randn(shape).add_(0.5).to(device).requires_grad_()
+gradient = torch.randn(shape).to(device)
+small = torch.randn(shape[0], 1, 1, 1, 1, device=device, requires_grad=True)
 
 
 def sigmoid_spike():
@@ -87,7 +90,7 @@ def ours(name):
     from spiketrack.spiking.neurons import COCO_NEURON, ilif
     if name == "I-LIF":
         return lambda x: ilif(x, None, COCO_NEURON)[0]
-    rate = torch.tensor(0.5, requires_grad=True) if name == "PLIF" else 0.5
+    rate = torch.tensor(0.5, device=device, requires_grad=True) if name == "PLIF" else 0.5
     return lambda x: lif(x, None, rate, LIFSettings())[0]
 
 
@@ -98,14 +101,14 @@ def peer(package, name):
             "LIF": lambda: neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m"),
             "PLIF": lambda: neuron.ParametricLIFNode(init_tau=2.0, detach_reset=True, step_mode="m"),
             "I-LIF": lambda: neuron.ILIFNode(step_mode="m"),
-        }[name]()
+        }[name]().to(device)
         def run(x):
             functional.reset_net(layer)
             return layer(x)
         return run
     if package == "snntorch":
         import snntorch
-        layer = snntorch.Leaky(beta=0.5, learn_beta=name == "PLIF", reset_mechanism="zero")
+        layer = snntorch.Leaky(beta=0.5, learn_beta=name == "PLIF", reset_mechanism="zero").to(device)
         def run(x):
             mem, spikes = layer.init_leaky(), []
             for current in x:
@@ -114,7 +117,7 @@ def peer(package, name):
             return torch.stack(spikes)
         return run
     import norse.torch as norse
-    layer = norse.LIFBoxCell()
+    layer = norse.LIFBoxCell().to(device)
     def run(x):
         state, spikes = None, []
         for current in x:
@@ -128,7 +131,7 @@ package, name = contender
 if package == "ours":
     run = ours(name)
 elif package.endswith("loop"):
-    rate = torch.tensor(0.5, requires_grad=True) if name == "PLIF" else 0.5
+    rate = torch.tensor(0.5, device=device, requires_grad=True) if name == "PLIF" else 0.5
     run = ilif_loop if name == "I-LIF" else lif_loop(rate)
 else:
     run = peer(package.removeprefix("compiled "), name)
@@ -139,9 +142,13 @@ if package.startswith("compiled "):
 def step():
     x.grad = None
     run(x).backward(gradient)
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def peak():
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 run(small).sum().backward()
@@ -171,6 +178,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--keep-memory", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", nargs="+", default=None, metavar="CONTENDER")
     options = parser.parse_args()
     columns = ("ms", "CPU ms", "peak MB", "slower", "more CPU")
@@ -181,7 +189,14 @@ def main() -> None:
             for package in packages:
                 if (package in PEERS and options.peers is None) or package not in (options.only or packages):
                     continue
-                settings = [[package, neuron], sizes, options.threads, options.repeats, options.keep_memory]
+                settings = [
+                    [package, neuron],
+                    sizes,
+                    options.threads,
+                    options.repeats,
+                    options.keep_memory,
+                    options.device,
+                ]
                 command = [options.peers or sys.executable, "-c", ONE, json.dumps(settings)]
                 found = subprocess.run(command, capture_output=True, text=True, check=False)
                 if found.returncode:

@@ -7,8 +7,9 @@ rate 1 / tau = 1 / (1 + exp(-w)), one w per layer; LIF has it fixed.
     s[t] = 1 if m[t] >= threshold else 0       a membrane at the threshold fires; gradient: surrogate.py
     r[t] = (1 - s[t]) m[t]                     hard reset to 0; soft: m[t] - threshold s[t]; s detached if asked for
 
-On the CPU all steps are one autograd function whose passes go over memory once; elsewhere, and while torch compiles or
-exports, the equations run as a plain loop.
+On the CPU (lif_kernels.py), and on CUDA where triton can be imported (lif_triton.py), all steps are one autograd
+function whose passes go over memory once; elsewhere, and while torch compiles or exports, the equations run as a plain
+loop.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from spiketrack.spiking.allocation import empty_strided
+from spiketrack.spiking.dispatch import way_of
 from spiketrack.spiking.neurons import StateFlow
 from spiketrack.spiking.slabs import as_slabs, flat, in_pieces, ordered_as, rows
 from spiketrack.spiking.surrogate import Surrogate, spike
@@ -60,10 +62,15 @@ def lif(x: Tensor, state: Tensor | None, rate: Tensor | float, settings: LIFSett
         )
     if len(x) == 0:
         return x.clone(), x.new_zeros(x.shape[1:]) if state is None else state
+    way = way_of(x)
+    if way == "triton":
+        from spiketrack.spiking import lif_triton
+
+        return lif_triton.lif(x, state, rate, settings)
     dtype = torch.promote_types(x.dtype, torch.float32)
     current = x.to(dtype)
     state = None if state is None else state.to(dtype)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if way == "torch":
         spikes, rest = lif_loop(current, state, rate, settings)
     elif torch.is_grad_enabled():
         spikes, rest = _LIF.apply(current, state, rate, settings)

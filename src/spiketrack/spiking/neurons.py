@@ -8,8 +8,8 @@ binary spikes, so a network trained on integers runs on binary spikes (SpikeYOLO
     r[t] = m[t] - s[t]                         soft reset by the integer itself; s detached
 
 The gradient passes straight through the rounding inside the closed window 0 <= m <= D and is 0 outside. On the CPU
-all steps are one pass over memory each way (lif_kernels.py); elsewhere, in float16, and while torch compiles or
-exports, they are torch operations one after the other.
+all steps are one pass over memory each way (lif_kernels.py), and on CUDA where triton can be imported (lif_triton.py);
+elsewhere, in float16 on the CPU, and while torch compiles or exports, they are torch operations one after the other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from spiketrack.spiking.allocation import empty_strided
+from spiketrack.spiking.dispatch import way_of
 from spiketrack.spiking.slabs import as_slabs, flat, in_pieces, ordered_as, rows
 
 
@@ -59,9 +60,16 @@ def ilif(x: Tensor, state: Tensor | None, settings: ILIFSettings) -> tuple[Tenso
             f"I-LIF: the state has shape {tuple(state.shape)}, the input needs {tuple(x.shape[1:])}; "
             "pass None for a fresh start"
         )
-    in_kernel = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
-    function = _ILIF if in_kernel and not torch.compiler.is_compiling() else _StepwiseILIF
+    way = way_of(x)
+    if way == "triton":
+        from spiketrack.spiking import lif_triton
+
+        return lif_triton.ilif(x, state, settings)
+    function = _ILIF if way == "loops" and x.dtype in _DTYPES else _StepwiseILIF
     return function.apply(x, state, settings.levels, settings.decay, settings.gain)
+
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class _ILIF(torch.autograd.Function):

@@ -39,7 +39,7 @@ def ordered_as(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     """
     if all(own == wanted or size == 1 for size, own, wanted in zip(tensor.shape, tensor.stride(), stride, strict=True)):
         return tensor
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def flat(tensor: Tensor | None, like: Tensor | None = None) -> NDArray:
