@@ -24,7 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spiketrack.spiking.sparse_conv import add_affine, count, kernel_gradient, kernel_rows, pack, sparse_conv
+from spiketrack.spiking.sparse_conv import (
+    Folded,
+    count,
+    fold,
+    kernel_gradient,
+    kernel_rows,
+    pack,
+    scale_and_add,
+    sparse_conv,
+    unfold,
+)
 
 MOST_ONES = 0.5
 """Share of ones above which the library's dense convolution is as fast."""
@@ -73,9 +83,13 @@ def _moments(x: Tensor, counts: Tensor | None, padding: int) -> _Moments:
     if counts is not None:
         mean = counts.double() / values
         return _Moments(mean, mean * (1 - mean), values)
-    var, mean = (part.double() for part in torch.var_mean(x, (0, 2, 3), correction=0))
-    share = x.numel() // channels / values
-    return _Moments(mean * share, var * share + mean.square() * share * (1 - share), values)
+    from spiketrack.spiking import sparse_kernels
+
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels)
+    sparse_kernels.moments(pixels.numpy(), *sums.numpy())
+    mean, square = sums / values
+    return _Moments(mean, (square - mean.square()).clamp_min(0), values)
 
 
 class _FoldedNormConv(torch.autograd.Function):
@@ -88,15 +102,15 @@ class _FoldedNormConv(torch.autograd.Function):
         mean, var, values = _moments(x, counts, padding)
         scale = gamma.double() * torch.rsqrt(var + eps)
         offset = beta.double() - mean * scale
-        folded = weight * scale.to(weight.dtype)[:, None, None]
-        bias = (weight.sum((2, 3)).double() @ offset).to(x.dtype)
+        folded = fold(weight, scale, offset)
         sparse = counts is not None and int(counts.sum()) <= MOST_ONES * x.numel()
         if sparse:
             assert bits is not None
-            y = sparse_conv(bits, kernel_rows(folded), bias, stride, padding)
+            y = sparse_conv(bits, folded, stride, padding)
         else:
-            y = F.conv2d(x, folded.contiguous(memory_format=torch.channels_last), bias, stride, padding)
-        ctx.save_for_backward(bits if sparse else x, gamma, weight, folded, mean, var, offset)
+            kernel = weight * scale.to(weight.dtype)[:, None, None]
+            y = F.conv2d(x, kernel, folded.bias[: len(weight)], stride, padding)
+        ctx.save_for_backward(bits if sparse else x, gamma, weight, mean, var, offset)
         ctx.constants = x.shape, sparse, values, eps, stride, padding
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
@@ -105,31 +119,29 @@ class _FoldedNormConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        seen, gamma, weight, folded, mean, var, offset = ctx.saved_tensors
+        seen, gamma, weight, mean, var, offset = ctx.saved_tensors
         shape, sparse, values, eps, stride, padding = ctx.constants
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         needs_x = ctx.needs_input_grad[0]
         like = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last) if sparse else seen
-        grad_x, grad_folded, _ = torch.ops.aten.convolution_backward(
-            *(grad, like, folded, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1),
+        grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            *(grad, like, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1),
             [needs_x, not sparse, False],
         )
         if sparse:
             grad_folded = kernel_gradient(seen, grad, weight, stride, padding)
-        grad_bias = grad.sum((0, 2, 3))
+        else:
+            grad_folded = Folded(kernel_rows(grad_kernel), grad.sum((0, 2, 3)).double(), len(weight))
         inverse = torch.rsqrt(var + eps)
         scale = gamma.double() * inverse
-        by_scale = (grad_folded * weight).sum((0, 2, 3), dtype=torch.float64)
-        by_offset = grad_bias.double() @ weight.sum((2, 3)).double()
-        grad_weight = grad_folded * scale.to(weight.dtype)[:, None, None]
-        grad_weight += (grad_bias[:, None] * offset.to(weight.dtype))[..., None, None]
+        grad_weight, by_scale, by_offset = unfold(grad_folded, weight, scale, offset)
         grad_gamma = inverse * (by_scale - mean * by_offset)
         if needs_x:
-            slope = -grad_gamma * gamma * inverse.square() / values  # 2 dvar / N
+            slope = -grad_gamma * scale * inverse / values  # 2 dvar / N
             constant = -scale * by_offset / values - slope * mean
             if sparse:
-                add_affine(seen, slope, constant, grad_x)
+                scale_and_add(seen, scale, constant + slope, constant, grad_x)
             else:
-                grad_x += constant.to(grad_x.dtype)[:, None, None]
-                grad_x.addcmul_(seen, slope.to(grad_x.dtype)[:, None, None])
-        return (grad_x, grad_gamma.to(gamma.dtype), by_offset.to(gamma.dtype), grad_weight, None, None, None)
+                scale, slope, constant = (part.to(grad_x.dtype)[:, None, None] for part in (scale, slope, constant))
+                grad_x.mul_(scale).add_(constant).addcmul_(seen, slope)
+        return grad_x, grad_gamma.to(gamma.dtype), by_offset.to(gamma.dtype), grad_weight, None, None, None

@@ -7,7 +7,12 @@ follows the share of ones; sums have the order of taps and channels, whatever th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spiketrack.spiking.allocation import empty_strided
@@ -30,7 +35,7 @@ def pack(x: Tensor) -> Tensor | None:
     words = -(-channels // sparse_kernels.WORD)
     pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels).numpy()
     bits = torch.empty(n, height, width, words, dtype=torch.int64)
-    out = bits.numpy().view("uint64").reshape(-1, words)
+    out = _words(bits).reshape(-1, words)
     binary = shared(len(pixels), x.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
     return bits if all(binary) else None
 
@@ -40,72 +45,112 @@ def count(bits: Tensor, channels: int) -> Tensor:
     from spiketrack.spiking import sparse_kernels
 
     counts = torch.zeros(channels, dtype=torch.int64)
-    sparse_kernels.count(_flat(bits), counts.numpy())
+    sparse_kernels.count(_words(bits).reshape(-1, bits.shape[3]), counts.numpy())
     return counts
 
 
-def kernel_rows(weight: Tensor) -> Tensor:
-    """A kernel (O, C, k, k) in the order in which it is read: (blocks, k, k, C, lanes), its outputs filled up with 0.
+class Folded(NamedTuple):
+    """A kernel in the order in which it is read, its outputs filled up with 0 to whole registers, and its bias.
 
-    lanes: outputs that are summed at once, 16, 32 or 64.
+    rows: (O' / lanes, k, k, C, lanes), lanes (16, 32 or 64) outputs are summed at once. bias: (O',). outputs: O.
     """
-    outputs = len(weight)
-    lanes = next(lanes for lanes in (64, 32, 16) if -outputs % lanes == -outputs % _LANES)
-    rows = weight.detach().permute(2, 3, 1, 0)
-    rows = torch.nn.functional.pad(rows, (0, -outputs % _LANES))
-    return rows.unflatten(3, (-1, lanes)).permute(3, 0, 1, 2, 4).contiguous()
+
+    rows: Tensor
+    bias: Tensor
+    outputs: int
 
 
-def sparse_conv(bits: Tensor, rows: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    """Convolution with zero padding. rows: as of `kernel_rows`, bias: (O,). Returns (N, O, H', W')."""
+def fold(weight: Tensor, scale: Tensor, offset: Tensor) -> Folded:
+    """weight (O, C, k, k) scale (C,), and as bias the sum of weight offset; scale, offset: float64."""
+    from spiketrack.spiking import sparse_kernels
+
+    weight = weight.detach().contiguous()
+    filled = -(-len(weight) // _LANES) * _LANES
+    rows, bias = _empty_rows(weight), weight.new_zeros(filled)
+    sparse_kernels.fold(weight.numpy(), scale.numpy(), offset.numpy(), rows.numpy(), bias.numpy())
+    return Folded(rows, bias, len(weight))
+
+
+def unfold(
+    grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The way back through `fold`: gradients of weight, and, in float64, of scale and offset."""
+    from spiketrack.spiking import sparse_kernels
+
+    weight = weight.detach().contiguous()
+    grad_weight, sums = torch.empty_like(weight), torch.zeros(2, len(scale), dtype=torch.float64)
+    arrays = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), scale.numpy(), offset.numpy()
+    sparse_kernels.unfold(*arrays, grad_weight.numpy(), *sums.numpy())
+    return grad_weight, sums[0], sums[1]
+
+
+def kernel_rows(weight: Tensor) -> Tensor:
+    """A kernel (O, C, k, k) as the rows of `Folded`."""
+    rows = _empty_rows(weight)
+    lanes = rows.shape[4]
+    return rows.copy_(_filled_up(weight.permute(2, 3, 1, 0)).unflatten(3, (-1, lanes)).permute(3, 0, 1, 2, 4))
+
+
+def _empty_rows(weight: Tensor) -> Tensor:
+    """Room for the rows of a kernel (O, C, k, k)."""
+    filled = -(-len(weight) // _LANES) * _LANES
+    lanes = next(lanes for lanes in (64, 32, 16) if filled % lanes == 0)
+    return weight.new_empty(filled // lanes, *weight.shape[2:], weight.shape[1], lanes)
+
+
+def sparse_conv(bits: Tensor, kernel: Folded, stride: int, padding: int) -> Tensor:
+    """Convolution with zero padding. Returns (N, O, H', W'), channels-last."""
     from spiketrack.spiking import sparse_kernels
 
     n, height, width, _ = bits.shape
+    rows, bias, wanted = kernel
     blocks, size, _, channels, lanes = rows.shape
     high, wide = ((side + 2 * padding - size) // stride + 1 for side in (height, width))
     outputs = blocks * lanes
     shape = (n, high, wide, outputs)
     y = empty_strided(shape, (high * wide * outputs, wide * outputs, outputs, 1), rows.dtype)
-    start = torch.nn.functional.pad(bias.detach().to(rows.dtype), (0, outputs - len(bias))).numpy()
-    spikes, kernel, out = bits.numpy().view("uint64"), rows.numpy(), y.numpy()
+    arrays = _words(bits), rows.numpy(), bias.numpy(), stride, padding, y.numpy()
     most = n * high * wide * size * size * channels * blocks // LEAST_PER_THREAD
-    shared(
-        n * high, most, lambda a, b: sparse_kernels.forward(spikes, kernel, start, stride, padding, out, a, b)
-    )
-    return y.permute(0, 3, 1, 2)[:, : len(bias)]
+    shared(n * high, most, lambda a, b: sparse_kernels.forward(*arrays, a, b))
+    return y.permute(0, 3, 1, 2)[:, :wanted]
 
 
-def kernel_gradient(bits: Tensor, grad: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
-    """Gradient of the kernel `like` (O, C, k, k), given that of the output, (N, O, H', W')."""
+def kernel_gradient(bits: Tensor, grad: Tensor, like: Tensor, stride: int, padding: int) -> Folded:
+    """Gradients of the kernel `like` (O, C, k, k) and of the bias (O,), given that of the output (N, O, H', W')."""
     from spiketrack.spiking import sparse_kernels
 
     n, height, width, words = bits.shape
-    outputs, channels = like.shape[:2]
-    rows = torch.empty_like(kernel_rows(like))
+    channels = like.shape[1]
     turned = torch.empty(n * height, channels, stride, -(-width // stride // sparse_kernels.WORD), dtype=torch.int64)
-    turned_out = turned.numpy().view("uint64")
-    spikes = bits.numpy().view("uint64").reshape(n * height, width, words)
-    shared(n * height, bits.numel() * 64 // LEAST_PER_THREAD, lambda a, b: sparse_kernels.turn(spikes, turned_out, a, b))
-    turned_out = turned_out.reshape(n, height, *turned.shape[1:])
-    given = torch.nn.functional.pad(grad.permute(0, 2, 3, 1), (0, -outputs % _LANES)).contiguous().numpy()
-    out = rows.numpy()
+    places, spikes = _words(turned), _words(bits).reshape(n * height, width, words)
+    shared(n * height, bits.numel() * 64 // LEAST_PER_THREAD, lambda a, b: sparse_kernels.turn(spikes, places, a, b))
+    places = places.reshape(n, height, *turned.shape[1:])
+    rows = _empty_rows(like)
+    grad_bias = torch.zeros(rows.shape[0] * rows.shape[4], dtype=torch.float64)
+    arrays = _filled_up(grad.permute(0, 2, 3, 1)).contiguous().numpy(), padding, rows.numpy(), grad_bias.numpy()
     most = grad.numel() // len(like) * like.numel() // LEAST_PER_THREAD
-    shared(
-        channels, most, lambda a, b: sparse_kernels.kernel_gradient(turned_out, given, padding, out, a, b)
-    )
-    return rows.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]
+    shared(channels, most, lambda a, b: sparse_kernels.kernel_gradient(places, *arrays, a, b))
+    return Folded(rows, grad_bias, len(like))
 
 
-def add_affine(bits: Tensor, factor: Tensor, offset: Tensor, y: Tensor) -> None:
-    """y (N, C, H, W), channels-last, += factor (C,) where a bit is set, and offset (C,) everywhere."""
+def scale_and_add(bits: Tensor, factor: Tensor, where_set: Tensor, elsewhere: Tensor, y: Tensor) -> None:
+    """y (N, C, H, W), channels-last, becomes y factor + where_set where a bit is set, y factor + elsewhere where not.
+
+    factor, where_set, elsewhere: (C,).
+    """
     from spiketrack.spiking import sparse_kernels
 
-    out = y.permute(0, 2, 3, 1).view(-1, y.shape[1]).numpy()
-    spikes, by, everywhere = _flat(bits), factor.to(y.dtype).numpy(), offset.to(y.dtype).numpy()
-    shared(
-        len(out), y.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.add_affine(spikes, by, everywhere, out, a, b)
-    )
+    out, spikes = y.permute(0, 2, 3, 1).view(-1, y.shape[1]).numpy(), _words(bits).reshape(-1, bits.shape[3])
+    values = (part.to(y.dtype).numpy() for part in (factor, where_set, elsewhere))
+    arrays = spikes, *values, out
+    shared(len(out), y.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.scale_and_add(*arrays, a, b))
 
 
-def _flat(bits: Tensor):
-    return bits.numpy().view("uint64").reshape(-1, bits.shape[3])
+def _words(bits: Tensor) -> NDArray[np.uint64]:
+    return bits.numpy().view(np.uint64)
+
+
+def _filled_up(x: Tensor) -> Tensor:
+    """Zeros behind the last dimension, up to a whole number of registers."""
+    missing = -x.shape[-1] % _LANES
+    return F.pad(x, (0, missing)) if missing else x

@@ -98,6 +98,32 @@ def _lowest(typingctx, word):
     return types.int64(types.uint64), codegen
 
 
+@intrinsic
+def _add_either(typingctx, word, where_set, elsewhere, factor, first, y, place):
+    """y[place + i] = y[place + i] factor[first + i] + where_set[first + i] where bit i of the word is set, else
+    + elsewhere[first + i]; i = 0 .. 15."""
+
+    def codegen(context, builder, signature, args):
+        number = context.get_value_type(y.dtype)
+        vector, align = ir.VectorType(number, 16), context.get_abi_sizeof(number)
+
+        def at(kind, array, index):
+            data = context.make_array(kind)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+        on, off, by = (at(kind, args[i], args[4]) for i, kind in ((1, where_set), (2, elsewhere), (3, factor)))
+        bits = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.VectorType(ir.IntType(1), 16))
+        chosen = builder.select(bits, builder.load(on, align=align), builder.load(off, align=align))
+        out = at(y, args[5], args[6])
+        is_float = isinstance(y.dtype, types.Float)
+        multiply, add = (builder.fmul, builder.fadd) if is_float else (builder.mul, builder.add)
+        scaled = multiply(builder.load(out, align=align), builder.load(by, align=align))
+        builder.store(add(scaled, chosen), out, align=align)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, where_set, elsewhere, factor, types.int64, y, types.int64), codegen
+
+
 @njit(cache=True, nogil=True)
 def pack(x, bits, start, stop):
     """Fill bits (pixels, words) of x (pixels, channels), pixels start .. stop. Returns whether all were 0 or 1.
@@ -121,26 +147,75 @@ def pack(x, bits, start, stop):
 
 @njit(cache=True, nogil=True)
 def count(bits, counts):
-    """Add to counts (C,) how many pixels have each bit. bits: (pixels, words)."""
-    one = np.uint64(1)
+    """Add to counts (C,) int64 how many pixels have each bit. bits: (pixels, words); C: a multiple of 16."""
+    ones, zeros = np.ones_like(counts), np.zeros_like(counts)
     for pixel in range(bits.shape[0]):
-        for w in range(bits.shape[1]):
-            word, first = bits[pixel, w], w * WORD
-            for c in range(first, min(first + WORD, len(counts))):
-                counts[c] += np.int64((word >> np.uint64(c - first)) & one)
+        for c in range(0, len(counts), 16):
+            word = bits[pixel, c // WORD] >> np.uint64(c % WORD)
+            _add_either(word, ones, zeros, ones, c, counts, c)  # ty: ignore[missing-argument]
 
 
 @njit(cache=True, nogil=True)
-def add_affine(bits, factor, offset, y, start, stop):
-    """y (pixels, C) += factor (C,) where a bit is set, and offset (C,) everywhere, of pixels start .. stop."""
-    one = np.uint64(1)
-    zero = y.dtype.type(0)
+def scale_and_add(bits, factor, where_set, elsewhere, y, start, stop):
+    """y (pixels, C) of pixels start .. stop: y factor + where_set where a bit is set, y factor + elsewhere where none.
+
+    factor, where_set, elsewhere: (C,).
+    """
+    channels = y.shape[1]
     for pixel in range(start, stop):
-        for w in range(bits.shape[1]):
-            word, first = bits[pixel, w], w * WORD
-            for c in range(first, min(first + WORD, y.shape[1])):
-                on = (word >> np.uint64(c - first)) & one
-                y[pixel, c] += offset[c] + (factor[c] if on else zero)
+        for c in range(0, channels, 16):
+            word = bits[pixel, c // WORD] >> np.uint64(c % WORD)
+            _add_either(word, where_set, elsewhere, factor, c, y, pixel * channels + c)  # ty: ignore[missing-argument]
+
+
+@njit(cache=True, nogil=True)
+def moments(x, sums, squares):
+    """Add to sums and squares (C,) float64 those of x (pixels, C)."""
+    for pixel in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            value = np.float64(x[pixel, c])
+            sums[c] += value
+            squares[c] += value * value
+
+
+@njit(cache=True, nogil=True)
+def fold(weight, scale, offset, rows, bias):
+    """Fill rows (O' / lanes, k, k, C, lanes) with weight (O, C, k, k) scale (C,), zeros from O to O', and bias (O',)
+    with the sums of weight offset."""
+    rows[-1] = 0
+    outputs, channels, size, _ = weight.shape
+    lanes = rows.shape[4]
+    for o in range(outputs):
+        total = 0.0
+        for c in range(channels):
+            by, own = weight.dtype.type(scale[c]), 0.0
+            for ky in range(size):
+                for kx in range(size):
+                    w = weight[o, c, ky, kx]
+                    rows[o // lanes, ky, kx, c, o % lanes] = w * by
+                    own += w
+            total += own * offset[c]
+        bias[o] = total
+
+
+@njit(cache=True, nogil=True)
+def unfold(grad_rows, grad_bias, weight, scale, offset, grad_weight, by_scale, by_offset):
+    """The way back through `fold`: fill grad_weight, add to by_scale and by_offset (C,) the gradients of these."""
+    outputs, channels, size, _ = weight.shape
+    lanes = grad_rows.shape[4]
+    for o in range(outputs):
+        of_bias = grad_bias[o]
+        for c in range(channels):
+            by, constant = weight.dtype.type(scale[c]), weight.dtype.type(offset[c] * of_bias)
+            product = total = 0.0
+            for ky in range(size):
+                for kx in range(size):
+                    w, g = weight[o, c, ky, kx], grad_rows[o // lanes, ky, kx, c, o % lanes]
+                    grad_weight[o, c, ky, kx] = g * by + constant
+                    product += w * g
+                    total += w
+            by_scale[c] += product
+            by_offset[c] += total * of_bias
 
 
 @njit(cache=True, nogil=True)
@@ -198,8 +273,8 @@ def turn(bits, turned, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def kernel_gradient(turned, grad, padding, grad_kernel, start, stop):
-    """Fill channels start .. stop of grad_kernel (O / lanes, k, k, C, lanes).
+def kernel_gradient(turned, grad, padding, grad_kernel, grad_bias, start, stop):
+    """Fill channels start .. stop of grad_kernel (O / lanes, k, k, C, lanes); from channel 0 on, grad_bias (O,) too.
 
     turned: (N, H, C, stride, words) as of `turn`; grad: (N, H', W', O), the gradient of the output.
     """
@@ -214,6 +289,10 @@ def kernel_gradient(turned, grad, padding, grad_kernel, start, stop):
                 for x in range(out_width):
                     for i in range(lanes):
                         room[size + x, i] = grad[n, out_y, x, block * lanes + i]
+                if start == 0:
+                    for x in range(size, size + out_width):
+                        for i in range(lanes):
+                            grad_bias[block * lanes + i] += room[x, i]
                 for ky in range(size):
                     in_y = out_y * stride + ky - padding
                     if not 0 <= in_y < height:
