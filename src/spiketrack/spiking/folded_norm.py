@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from spiketrack.spiking.sparse_conv import (
+    MOST_ONES,
     Folded,
     count,
     fold,
@@ -36,9 +37,6 @@ from spiketrack.spiking.sparse_conv import (
     unfold,
 )
 
-MOST_ONES = 0.5
-"""Share of ones above which the library's dense convolution is as fast."""
-
 
 def folds(norm: nn.Module, x: Tensor) -> bool:
     """Whether `folded_norm_conv` stands in for the norm and the convolution after it: training, on the CPU."""
@@ -48,7 +46,7 @@ def folds(norm: nn.Module, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == norm.weight.dtype
         and x.dtype in (torch.float32, torch.float64)
-        and x.numel() > 0
+        and x.numel() > x.shape[1]  # the norm refuses one value per channel
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
@@ -56,7 +54,9 @@ def folds(norm: nn.Module, x: Tensor) -> bool:
 
 def folded_norm_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, padding: int) -> Tensor:
     """conv(norm(pad(x))) with the statistics of the batch; the running ones are moved. x: (N, C, H, W)."""
-    y, mean, var, values = _FoldedNormConv.apply(x, norm.weight, norm.bias, conv.weight, norm.eps, conv.stride[0], padding)
+    y, mean, var, values = _FoldedNormConv.apply(
+        x, norm.weight, norm.bias, conv.weight, norm.eps, conv.stride[0], padding
+    )
     assert norm.running_mean is not None, "all norms here track them"
     assert norm.running_var is not None
     with torch.no_grad():
@@ -97,23 +97,22 @@ class _FoldedNormConv(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float, stride: int, padding: int
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        bits = pack(x)
-        counts = None if bits is None else count(bits, x.shape[1])
+        spikes = pack(x)
+        counts = None if spikes is None else count(spikes.bits, x.shape[1])
         mean, var, values = _moments(x, counts, padding)
         scale = gamma.double() * torch.rsqrt(var + eps)
         offset = beta.double() - mean * scale
         folded = fold(weight, scale, offset)
-        sparse = counts is not None and int(counts.sum()) <= MOST_ONES * x.numel()
-        if sparse:
-            assert bits is not None
-            y = sparse_conv(bits, folded, stride, padding)
+        if spikes is not None and spikes.ones <= MOST_ONES * x.numel():
+            seen, sparse = spikes.bits, True
+            y = sparse_conv(seen, folded, stride, padding)
         else:
+            seen, sparse = x, False
             kernel = weight * scale.to(weight.dtype)[:, None, None]
             y = F.conv2d(x, kernel, folded.bias[: len(weight)], stride, padding)
-        ctx.save_for_backward(bits if sparse else x, gamma, weight, mean, var, offset)
+        ctx.save_for_backward(seen, gamma, weight, mean, var, offset)
         ctx.constants = x.shape, sparse, values, eps, stride, padding
         ctx.mark_non_differentiable(mean, var)
-        ctx.set_materialize_grads(False)
         return y, mean, var, values
 
     @staticmethod

@@ -13,20 +13,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiketrack.spiking.allocation import empty_strided
 from spiketrack.spiking.slabs import shared
 
 LEAST_PER_THREAD = 1 << 20  # sums of a kernel's row; below, starting a thread costs more than it saves
+MOST_ONES = 0.5
+"""Share of ones above which the library's dense convolution is about as fast."""
 _LANES = 16  # channels come in multiples of it: numbers of one register
 
 
-def pack(x: Tensor) -> Tensor | None:
-    """Which elements of x (N, C, H, W) are 1: (N, H, W, words) int64; None where some are neither 0 nor 1.
+class Spikes(NamedTuple):
+    """A binary map (N, C, H, W). bits: (N, H, W, words) int64, bit c % 64 of word c // 64 is channel c. ones: their
+    number."""
 
-    Bit c % 64 of word c // 64 is channel c. None also for channels that are no multiple of 16.
-    """
+    bits: Tensor
+    ones: int
+
+
+def pack(x: Tensor) -> Spikes | None:
+    """The bits of x (N, C, H, W), C a multiple of 16; None where it is not that, or holds others than 0 and 1."""
     from spiketrack.spiking import sparse_kernels
 
     n, channels, height, width = x.shape
@@ -36,8 +43,8 @@ def pack(x: Tensor) -> Tensor | None:
     pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels).numpy()
     bits = torch.empty(n, height, width, words, dtype=torch.int64)
     out = _words(bits).reshape(-1, words)
-    binary = shared(len(pixels), x.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
-    return bits if all(binary) else None
+    ones = shared(len(pixels), x.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
+    return None if min(ones) < 0 else Spikes(bits, sum(ones))
 
 
 def count(bits: Tensor, channels: int) -> Tensor:
@@ -47,6 +54,35 @@ def count(bits: Tensor, channels: int) -> Tensor:
     counts = torch.zeros(channels, dtype=torch.int64)
     sparse_kernels.count(_words(bits).reshape(-1, bits.shape[3]), counts.numpy())
     return counts
+
+
+class BinaryConv2d(nn.Conv2d):
+    """A convolution with bias, of spikes: on the CPU, without gradients and where few fire, it adds rows of its kernel.
+
+    These are made at the first call, and again where the weights are others or changed in place; a change by way of
+    `weight.data` after that is not seen.
+    """
+
+    _kept: tuple[Tensor, int, Tensor] | None = None  # weights, their version, and the rows made of them
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (N, C, H, W)."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or input.device.type != "cpu":
+            return super().forward(input)
+        spikes = pack(input) if input.dtype == self.weight.dtype else None
+        if spikes is None or spikes.ones > MOST_ONES * input.numel():
+            return super().forward(input)
+        assert self.bias is not None
+        assert not isinstance(self.padding, str)
+        kernel = Folded(self._rows(), _filled_up(self.bias.detach()), len(self.weight))
+        return sparse_conv(spikes.bits, kernel, self.stride[0], self.padding[0])
+
+    def _rows(self) -> Tensor:
+        weight, version = self.weight.detach(), 0 if self.weight.is_inference() else self.weight._version
+        kept = self._kept
+        if kept is None or kept[0].data_ptr() != weight.data_ptr() or kept[1] != version:
+            kept = self._kept = weight, version, kernel_rows(weight)
+        return kept[2]
 
 
 class Folded(NamedTuple):
@@ -71,9 +107,7 @@ def fold(weight: Tensor, scale: Tensor, offset: Tensor) -> Folded:
     return Folded(rows, bias, len(weight))
 
 
-def unfold(
-    grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def unfold(grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The way back through `fold`: gradients of weight, and, in float64, of scale and offset."""
     from spiketrack.spiking import sparse_kernels
 
@@ -87,8 +121,8 @@ def unfold(
 def kernel_rows(weight: Tensor) -> Tensor:
     """A kernel (O, C, k, k) as the rows of `Folded`."""
     rows = _empty_rows(weight)
-    lanes = rows.shape[4]
-    return rows.copy_(_filled_up(weight.permute(2, 3, 1, 0)).unflatten(3, (-1, lanes)).permute(3, 0, 1, 2, 4))
+    filled = _filled_up(weight.detach().permute(2, 3, 1, 0))
+    return rows.copy_(filled.unflatten(3, (-1, rows.shape[4])).permute(3, 0, 1, 2, 4))
 
 
 def _empty_rows(weight: Tensor) -> Tensor:

@@ -124,14 +124,24 @@ def _add_either(typingctx, word, where_set, elsewhere, factor, first, y, place):
     return types.void(types.uint64, where_set, elsewhere, factor, types.int64, y, types.int64), codegen
 
 
+@intrinsic
+def _ones(typingctx, word):
+    """Number of set bits."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
 @njit(cache=True, nogil=True)
 def pack(x, bits, start, stop):
-    """Fill bits (pixels, words) of x (pixels, channels), pixels start .. stop. Returns whether all were 0 or 1.
+    """Fill bits (pixels, words) of x (pixels, channels), pixels start .. stop. Returns how many are 1, or -1 where some
+    are neither 0 nor 1.
 
     channels: a multiple of 16. Bit c of word w of a pixel is channel 64 w + c.
     """
-    pixels, channels = x.shape
-    binary = np.uint8(1)
+    channels, binary, ones = x.shape[1], np.uint8(1), np.int64(0)
     for pixel in range(start, stop):
         for w in range(bits.shape[1]):
             word = np.uint64(0)
@@ -140,9 +150,10 @@ def pack(x, bits, start, stop):
                 word |= on << np.uint64(part * 16)
                 binary &= fits
             bits[pixel, w] = word
+            ones += _ones(word)  # ty: ignore[missing-argument]
         if not binary:
-            return False
-    return True
+            return -1
+    return ones
 
 
 @njit(cache=True, nogil=True)
