@@ -3,9 +3,9 @@
     python benchmarks/fused_inference.py [--threads 2] [--repeats 60] [--rate 2e6]
 
 Random events (seed 0, RATE a second, on a square that moves), random weights whose norms come from twelve passes, so
-that neurons fire. Parts: encode (binary occupancy), network (carried state), decode. Predictions and
-spikes of both, fused and not, are compared first, in float64. Then the levers, one by one, on the network alone. Least and median of the repeats, wall and CPU, all in this process; with other work on the machine
-take the CPU time of one thread.
+that neurons fire. Parts: encode (binary occupancy), network (carried state), decode. Predictions and spikes of both,
+fused and not, are compared first, in float64. Then the levers, one by one, on the network alone. Least and median of
+the repeats, wall and CPU, all in this process; with other work on the machine take the CPU time of one thread.
 """
 
 from __future__ import annotations
