@@ -3,14 +3,15 @@
     python benchmarks/fused_inference.py [--threads 2] [--repeats 60] [--rate 2e6]
 
 Random events (seed 0, RATE a second, on a square that moves), random weights whose norms come from twelve passes, so
-that neurons fire. Parts: encode (binary occupancy), network (carried state), decode. Then the levers, one by one, on
-the network alone. Least and median of the repeats, wall and CPU, all in this process; with other work on the machine
-take the CPU time of one thread.
+that neurons fire. Parts: encode (binary occupancy), network (carried state), decode. Predictions and spikes of both,
+fused and not, are compared first, in float64. Then the levers, one by one, on the network alone. Least and median of
+the repeats, wall and CPU, all in this process; with other work on the machine take the CPU time of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from spiketrack.detector.ssd import SSD, SSDSettings
 from spiketrack.detector.ssd_decode import SSDDecodeSettings, decode_ssd
 from spiketrack.events import Window
 from spiketrack.representations import InputSettings
+from spiketrack.spiking import sparse_conv
 from spiketrack.spiking.allocation import keep_freed_memory
 
 WIDTH, HEIGHT, SLICE_US = 304, 240, 50_000
@@ -70,6 +72,18 @@ def show(name: str, seconds: tuple[float, float, float], whole: float | None = N
     print(f"{name:<44}" + "".join(f"{s * 1e3:>10.2f}" for s in seconds) + share, flush=True)
 
 
+def compare(network: SSD, fused: SSD, x: Tensor) -> None:
+    """Predictions and spikes of all windows, from rest, in float64, where no rounding makes a neuron fire."""
+    plain, own = copy.deepcopy(network).double(), copy.deepcopy(fused).double()
+    (found, _), (expected, _) = own(x.double()), plain(x.double())
+    for ours, theirs in ((found.offsets, expected.offsets), (found.logits, expected.logits)):
+        assert (ours - theirs).abs().max() < 1e-5, float((ours - theirs).abs().max())
+    maps = zip(own.maps(x.double())[0], plain.maps(x.double())[0], strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in maps)
+    maps = fused.maps(x)[0]
+    print("fire, by map: " + ", ".join(f"{float(spikes.mean()):.1%}" for spikes in maps))
+
+
 def in_planes(network: nn.Module) -> nn.Module:
     for conv in (module for module in network.modules() if isinstance(module, nn.Conv2d)):
         conv.weight.data = conv.weight.data.contiguous()
@@ -100,6 +114,7 @@ def measure(network: SSD, settings: InputSettings, window: Window, x: Tensor, op
     _, state = fused(x[:3])
     one, plain_state = x[3:], network(x[:3])[1]
     predictions, _ = fused(one, state)
+    compare(network, fused, x)
 
     def encode() -> Tensor:
         return torch.from_numpy(settings.encode(window, window.end_us)).float()[:, None]
@@ -121,14 +136,18 @@ def measure(network: SSD, settings: InputSettings, window: Window, x: Tensor, op
     show(f"events to boxes, fused (bar {BAR_MS} ms)", total)
     show("network, not fused", timed(lambda: network(one, plain_state), repeats))
     print("levers, on the network:")
+    few, sparse_conv.MOST_ONES = sparse_conv.MOST_ONES, -1.0
+    show("dense convolutions", timed(lambda: fused(one, state), repeats))
+    sparse_conv.MOST_ONES = few
     planar = in_planes(fuse(network))
     show("weights not in channels-last order", timed(lambda: planar(one, state), repeats))
     half = fuse(network, torch.bfloat16)
-    show("bfloat16 weights (other spikes)", timed(lambda: half(one, state), repeats))
+    half_state = half(x[:3])[1]
+    show("bfloat16 weights (other spikes)", timed(lambda: half(one, half_state), repeats))
     with torch.backends.mkldnn.flags(enabled=False):
         show("without oneDNN", timed(lambda: fused(one, state), max(3, repeats // 10)))
     empty, full = torch.zeros_like(one), torch.ones_like(one)
-    show("no event at all (dense convolutions do not care)", timed(lambda: fused(empty, state), repeats))
+    show("no event at all", timed(lambda: fused(empty, state), repeats))
     show("every pixel", timed(lambda: fused(full, state), repeats))
     if options.compile:
         compiled = torch.compile(fused)

@@ -5,8 +5,10 @@
 One time step from a carried state: forward, mean square of the predictions as loss, backward, AdamW. Binary input, a
 third of it 1 (seed 0). The transcription is the published layer list as one would write it down: F.pad, BatchNorm2d,
 Conv2d, a PLIF of torch operations, maps in torch's default order. Both have the same weights; where their predictions
-in float64 differ by more than 1e-6 of their spread the run ends. Each contender runs in a fresh process, with freed
-memory kept (spiking/allocation.py; our commands do) and without; least of the repeats after two warm-ups, wall and CPU.
+in float64 differ by more than 1e-6 of their spread the run ends (gradients: tests/spiking/test_folded_norm.py). How
+many neurons fire matters: ours adds rows of a kernel for spikes and skips the others (spiking/sparse_conv.py). Each
+contender runs in a fresh process, with freed memory kept (spiking/allocation.py; our commands do) and without; least of
+the repeats after two warm-ups, wall and CPU.
 """
 
 from __future__ import annotations

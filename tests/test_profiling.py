@@ -17,6 +17,7 @@ from moving_squares import CLASS_NAMES
 from test_training import SLICE_US, make_trainer
 
 from spiketrack.datasets.etram import LabelledSequence, find_sequences
+from spiketrack.detector.st_vgg import STVGG
 from spiketrack.errors import SettingsError
 from spiketrack.profiling import Part, Plan, diagnose_training
 from spiketrack.profiling.doctor import try_remedies
@@ -24,7 +25,7 @@ from spiketrack.profiling.measuring import Measurement, Usage, measure_inference
 from spiketrack.profiling.probing import Probes, probe
 from spiketrack.profiling.remedies import Present, Remedy, remedies
 from spiketrack.profiling.sampling import StackSampler, StackTime
-from spiketrack.profiling.tracing import LAYER, STATION, Node, Trace
+from spiketrack.profiling.tracing import LAYER, STATION, Node, Trace, layers_of
 from spiketrack.profiling.verdict import judge
 from spiketrack.profiling.watching import TRAINING, Stopwatch
 from spiketrack.report.profile import flame, profile_values, write_profile
@@ -432,3 +433,9 @@ def test_the_command(run, squares, tmp_path):
     assert (code, "is for --infer" in err) == (1, True)
     code, _, err = run("profile", "best.pt")
     assert (code, "name one with --data" in err) == (1, True)
+
+
+def test_a_norm_that_is_folded_into_its_convolution_is_one_layer_with_it():
+    model = STVGG("16,16s2,16s2,128s2")  # the last layer has most of the weights and is shown by its parts
+    names = [name for name, _ in layers_of(model)]
+    assert names == ["stem", "layers.0", "layers.1", "layers.2.norm_conv", "layers.2.neuron", "classifier"]

@@ -27,6 +27,7 @@ from spiketrack.spiking.layers import (
     SpikeConvBias,
 )
 from spiketrack.spiking.norm_first import NormConv, NormConvSpike
+from spiketrack.spiking.sparse_conv import BinaryConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -187,13 +188,15 @@ def _layer(neuron: Neurons | None, kernel: Affine, like: nn.Conv2d, groups: int 
     return NeuronConv(neuron, _conv(kernel, like, like.padding[0], groups))
 
 
-def _conv(kernel: Affine, like: nn.Conv2d, padding: int, groups: int = 1) -> nn.Conv2d:
+def _conv(
+    kernel: Affine, like: nn.Conv2d, padding: int, groups: int = 1, kind: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Conv2d:
     """A convolution with that kernel; stride, dtype and device are those of `like`."""
     weight, bias = (tensor.to(like.weight.dtype).contiguous() for tensor in kernel)
     weight = weight.contiguous(memory_format=torch.channels_last)  # as the maps are; 5 to 10 % of a forward pass
     cout, cin, size, _ = weight.shape  # all kernels are square
     with torch.device("meta"):  # no weights are drawn
-        conv = nn.Conv2d(cin * groups, cout, size, like.stride[0], padding, groups=groups)
+        conv = kind(cin * groups, cout, size, like.stride[0], padding, groups=groups)
     conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
     return conv
 
@@ -243,7 +246,7 @@ def _fuse_norm_conv(layer: NormConv) -> nn.Conv2d | PaddedConv:
     kernel, after = kernel_of_norm_conv(layer), layer.conv.padding[0]
     assert not isinstance(after, str)
     if not after:
-        return _conv(kernel, layer.conv, layer.pad_before)
+        return _conv(kernel, layer.conv, layer.pad_before, kind=BinaryConv2d)
     scale, offset = affine_of(layer.norm)
     constant = (scale == 0) & (offset != 0)
     if constant.any():

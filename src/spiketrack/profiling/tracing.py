@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from spiketrack.spiking.norm_first import NormConv
+
 STATION, LAYER = "station: ", "layer: "
 _LARGE = 0.6  # of all weights: such a layer is shown by its parts
 _ARITHMETIC = ("conv", "mm", "linear", "matmul")
@@ -130,7 +132,8 @@ def layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, child in module.named_children():
             size = sum(p.numel() for p in child.parameters())
             container = isinstance(child, nn.ModuleList | nn.Sequential)
-            if container or (size > _LARGE * weights and any(child.children())):
+            parts_run = any(child.children()) and not isinstance(child, NormConv)  # which folds its own in training
+            if container or (size > _LARGE * weights and parts_run):
                 yield from parts(child, f"{prefix}{name}.")
             else:
                 yield prefix + name, child

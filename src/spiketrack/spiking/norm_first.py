@@ -16,6 +16,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiketrack.spiking.folded_norm import folded_norm_conv, folds
 from spiketrack.spiking.lif import LIFSettings, neuron_layer
 from spiketrack.spiking.neurons import StateFlow
 
@@ -39,6 +40,8 @@ class NormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W); returns (N, cout, H', W')."""
+        if self.conv.padding[0] == 0 and folds(self.norm, x):
+            return folded_norm_conv(x, self.norm, self.conv, self.pad_before)
         if self.pad_before:
             x = F.pad(x, (self.pad_before,) * 4)
         return self.conv(self.norm(x))

@@ -61,11 +61,15 @@ def rows(x: Tensor) -> NDArray:
 
 def in_pieces(x: Tensor, work: Callable[[int, int], Piece]) -> list[Piece]:
     """work(start, stop) over all neurons of x (T, ...), on as many threads as torch may use and the size is worth."""
-    neurons = math.prod(x.shape[1:])
-    threads = max(1, min(torch.get_num_threads(), x.numel() // LEAST_PER_THREAD))
+    return shared(math.prod(x.shape[1:]), x.numel() // LEAST_PER_THREAD, work)
+
+
+def shared(count: int, most: int, work: Callable[[int, int], Piece]) -> list[Piece]:
+    """work(start, stop) over `count` items, on at most `most` threads and no more than torch may use."""
+    threads = max(1, min(torch.get_num_threads(), most))
     if threads == 1:
-        return [work(0, neurons)]
-    pieces = list(pairwise(neurons * i // threads for i in range(threads + 1)))
+        return [work(0, count)]
+    pieces = list(pairwise(count * i // threads for i in range(threads + 1)))
     with ThreadPoolExecutor(threads - 1) as pool:
         others = [pool.submit(work, *piece) for piece in pieces[1:]]
         return [work(*pieces[0]), *(other.result() for other in others)]

@@ -1,0 +1,146 @@
+"""Folded norm: batch norm before a convolution, in training, as one convolution with a kernel scaled for the batch.
+
+Station: inside the layers that normalise first (norm_first.py), on the CPU. The map is padded with zeros before the
+norm, and all N of its values per channel count. With r = 1 / sqrt(var + eps), s = gamma r, h = beta - mean s:
+
+    y = conv(x, W') + b';  W'[o, i] = W[o, i] s[i], b'[o] = sum over i, k of W[o, i, k] h[i]
+
+so the normalised map is never written. Backward, from dW' (the kernel's gradient of the plain convolution) and db':
+
+    dW[o, i] = s[i] dW'[o, i] + h[i] db'[o];  ds[i] = sum over o, k of W dW', dh[i] = sum over o, k of W db'[o]
+    dbeta = dh;  dgamma = r (ds - mean dh);  dvar = -gamma r^3 (ds - mean dh) / 2;  dmean = -s dh
+    dx = conv^T(dy, W') + dmean / N + 2 dvar (x - mean) / N
+
+Spikes need no second look for their statistics: mean = count / N, var = mean (1 - mean). Where few enough fire, their
+convolution is a sum of rows of the kernel, and of the spikes only bits are kept (sparse_conv.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from spiketrack.spiking.sparse_conv import (
+    MOST_ONES,
+    Folded,
+    count,
+    fold,
+    kernel_gradient,
+    kernel_rows,
+    pack,
+    scale_and_add,
+    sparse_conv,
+    unfold,
+)
+
+
+def folds(norm: nn.Module, x: Tensor) -> bool:
+    """Whether `folded_norm_conv` stands in for the norm and the convolution after it: training, on the CPU."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and x.device.type == "cpu"
+        and x.dtype == norm.weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and x.numel() > x.shape[1]  # the norm refuses one value per channel
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def folded_norm_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, padding: int) -> Tensor:
+    """conv(norm(pad(x))) with the statistics of the batch; the running ones are moved. x: (N, C, H, W)."""
+    y, mean, var, values = _FoldedNormConv.apply(
+        x, norm.weight, norm.bias, conv.weight, norm.eps, conv.stride[0], padding
+    )
+    assert norm.running_mean is not None, "all norms here track them"
+    assert norm.running_var is not None
+    with torch.no_grad():
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        momentum = norm.momentum or 0.0
+        norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+        norm.running_var.lerp_((var * (values / max(values - 1, 1))).to(norm.running_var), momentum)
+    return y
+
+
+class _Moments(NamedTuple):
+    """Mean and variance per channel, (C,) float64, of the padded map, and how many values they are of."""
+
+    mean: Tensor
+    var: Tensor
+    values: int
+
+
+def _moments(x: Tensor, counts: Tensor | None, padding: int) -> _Moments:
+    """counts: ones per channel where x is binary."""
+    n, channels, height, width = x.shape
+    values = n * (height + 2 * padding) * (width + 2 * padding)
+    if counts is not None:
+        mean = counts.double() / values
+        return _Moments(mean, mean * (1 - mean), values)
+    from spiketrack.spiking import sparse_kernels
+
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels)
+    sparse_kernels.moments(pixels.numpy(), *sums.numpy())
+    mean, square = sums / values
+    return _Moments(mean, (square - mean.square()).clamp_min(0), values)
+
+
+class _FoldedNormConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float, stride: int, padding: int
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        spikes = pack(x)
+        counts = None if spikes is None else count(spikes.bits, x.shape[1])
+        mean, var, values = _moments(x, counts, padding)
+        scale = gamma.double() * torch.rsqrt(var + eps)
+        offset = beta.double() - mean * scale
+        folded = fold(weight, scale, offset)
+        if spikes is not None and spikes.ones <= MOST_ONES * x.numel():
+            seen, sparse = spikes.bits, True
+            y = sparse_conv(seen, folded, stride, padding)
+        else:
+            seen, sparse = x, False
+            kernel = weight * scale.to(weight.dtype)[:, None, None]
+            y = F.conv2d(x, kernel, folded.bias[: len(weight)], stride, padding)
+        ctx.save_for_backward(seen, gamma, weight, mean, var, offset)
+        ctx.constants = x.shape, sparse, values, eps, stride, padding
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var, values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        seen, gamma, weight, mean, var, offset = ctx.saved_tensors
+        shape, sparse, values, eps, stride, padding = ctx.constants
+        grad = grads[0].contiguous(memory_format=torch.channels_last)
+        needs_x = ctx.needs_input_grad[0]
+        like = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last) if sparse else seen
+        grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            *(grad, like, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1),
+            [needs_x, not sparse, False],
+        )
+        if sparse:
+            grad_folded = kernel_gradient(seen, grad, weight, stride, padding)
+        else:
+            grad_folded = Folded(kernel_rows(grad_kernel), grad.sum((0, 2, 3)).double(), len(weight))
+        inverse = torch.rsqrt(var + eps)
+        scale = gamma.double() * inverse
+        grad_weight, by_scale, by_offset = unfold(grad_folded, weight, scale, offset)
+        grad_gamma = inverse * (by_scale - mean * by_offset)
+        if needs_x:
+            slope = -grad_gamma * scale * inverse / values  # 2 dvar / N
+            constant = -scale * by_offset / values - slope * mean
+            if sparse:
+                scale_and_add(seen, scale, constant + slope, constant, grad_x)
+            else:
+                scale, slope, constant = (part.to(grad_x.dtype)[:, None, None] for part in (scale, slope, constant))
+                grad_x.mul_(scale).add_(constant).addcmul_(seen, slope)
+        return grad_x, grad_gamma.to(gamma.dtype), by_offset.to(gamma.dtype), grad_weight, None, None, None

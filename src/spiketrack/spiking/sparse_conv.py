@@ -1,0 +1,190 @@
+"""Sparse convolution: of binary maps, whose products with 0 are left out and with 1 are sums of rows of the kernel.
+
+Station: inside ST-VGG, ResCat-SNN and the SSD heads, on the CPU. In come spikes as bits (N, H, W, words), 64 channels
+in a word, out go convolved maps in channels-last order, and in the backward pass the gradient of the kernel. The cost
+follows the share of ones; sums have the order of taps and channels, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spiketrack.spiking.allocation import empty_strided
+from spiketrack.spiking.slabs import shared
+
+LEAST_PER_THREAD = 1 << 20  # sums of a kernel's row; below, starting a thread costs more than it saves
+MOST_ONES = 0.5
+"""Share of ones above which the library's dense convolution is about as fast."""
+_LANES = 16  # channels come in multiples of it: numbers of one register
+
+
+class Spikes(NamedTuple):
+    """A binary map (N, C, H, W). bits: (N, H, W, words) int64, bit c % 64 of word c // 64 is channel c. ones: their
+    number."""
+
+    bits: Tensor
+    ones: int
+
+
+def pack(x: Tensor) -> Spikes | None:
+    """The bits of x (N, C, H, W), C a multiple of 16; None where it is not that, or holds others than 0 and 1."""
+    from spiketrack.spiking import sparse_kernels
+
+    n, channels, height, width = x.shape
+    if channels % _LANES or x.dtype not in (torch.float32, torch.float64):
+        return None
+    words = -(-channels // sparse_kernels.WORD)
+    pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels).numpy()
+    bits = torch.empty(n, height, width, words, dtype=torch.int64)
+    out = _words(bits).reshape(-1, words)
+    ones = shared(len(pixels), x.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
+    return None if min(ones) < 0 else Spikes(bits, sum(ones))
+
+
+def count(bits: Tensor, channels: int) -> Tensor:
+    """How many ones every channel has: (C,) int64."""
+    from spiketrack.spiking import sparse_kernels
+
+    counts = torch.zeros(channels, dtype=torch.int64)
+    sparse_kernels.count(_words(bits).reshape(-1, bits.shape[3]), counts.numpy())
+    return counts
+
+
+class BinaryConv2d(nn.Conv2d):
+    """A convolution with bias, of spikes: on the CPU, without gradients and where few fire, it adds rows of its kernel.
+
+    These are made at the first call, and again where the weights are others or changed in place; a change by way of
+    `weight.data` after that is not seen.
+    """
+
+    _kept: tuple[Tensor, int, Tensor] | None = None  # weights, their version, and the rows made of them
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (N, C, H, W)."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or input.device.type != "cpu":
+            return super().forward(input)
+        spikes = pack(input) if input.dtype == self.weight.dtype else None
+        if spikes is None or spikes.ones > MOST_ONES * input.numel():
+            return super().forward(input)
+        assert self.bias is not None
+        assert not isinstance(self.padding, str)
+        kernel = Folded(self._rows(), _filled_up(self.bias.detach()), len(self.weight))
+        return sparse_conv(spikes.bits, kernel, self.stride[0], self.padding[0])
+
+    def _rows(self) -> Tensor:
+        weight, version = self.weight.detach(), 0 if self.weight.is_inference() else self.weight._version
+        kept = self._kept
+        if kept is None or kept[0].data_ptr() != weight.data_ptr() or kept[1] != version:
+            kept = self._kept = weight, version, kernel_rows(weight)
+        return kept[2]
+
+
+class Folded(NamedTuple):
+    """A kernel in the order in which it is read, its outputs filled up with 0 to whole registers, and its bias.
+
+    rows: (O' / lanes, k, k, C, lanes), lanes (16, 32 or 64) outputs are summed at once. bias: (O',). outputs: O.
+    """
+
+    rows: Tensor
+    bias: Tensor
+    outputs: int
+
+
+def fold(weight: Tensor, scale: Tensor, offset: Tensor) -> Folded:
+    """weight (O, C, k, k) scale (C,), and as bias the sum of weight offset; scale, offset: float64."""
+    from spiketrack.spiking import sparse_kernels
+
+    weight = weight.detach().contiguous()
+    filled = -(-len(weight) // _LANES) * _LANES
+    rows, bias = _empty_rows(weight), weight.new_zeros(filled)
+    sparse_kernels.fold(weight.numpy(), scale.numpy(), offset.numpy(), rows.numpy(), bias.numpy())
+    return Folded(rows, bias, len(weight))
+
+
+def unfold(grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The way back through `fold`: gradients of weight, and, in float64, of scale and offset."""
+    from spiketrack.spiking import sparse_kernels
+
+    weight = weight.detach().contiguous()
+    grad_weight, sums = torch.empty_like(weight), torch.zeros(2, len(scale), dtype=torch.float64)
+    arrays = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), scale.numpy(), offset.numpy()
+    sparse_kernels.unfold(*arrays, grad_weight.numpy(), *sums.numpy())
+    return grad_weight, sums[0], sums[1]
+
+
+def kernel_rows(weight: Tensor) -> Tensor:
+    """A kernel (O, C, k, k) as the rows of `Folded`."""
+    rows = _empty_rows(weight)
+    filled = _filled_up(weight.detach().permute(2, 3, 1, 0))
+    return rows.copy_(filled.unflatten(3, (-1, rows.shape[4])).permute(3, 0, 1, 2, 4))
+
+
+def _empty_rows(weight: Tensor) -> Tensor:
+    """Room for the rows of a kernel (O, C, k, k)."""
+    filled = -(-len(weight) // _LANES) * _LANES
+    lanes = next(lanes for lanes in (64, 32, 16) if filled % lanes == 0)
+    return weight.new_empty(filled // lanes, *weight.shape[2:], weight.shape[1], lanes)
+
+
+def sparse_conv(bits: Tensor, kernel: Folded, stride: int, padding: int) -> Tensor:
+    """Convolution with zero padding. Returns (N, O, H', W'), channels-last."""
+    from spiketrack.spiking import sparse_kernels
+
+    n, height, width, _ = bits.shape
+    rows, bias, wanted = kernel
+    blocks, size, _, channels, lanes = rows.shape
+    high, wide = ((side + 2 * padding - size) // stride + 1 for side in (height, width))
+    outputs = blocks * lanes
+    shape = (n, high, wide, outputs)
+    y = empty_strided(shape, (high * wide * outputs, wide * outputs, outputs, 1), rows.dtype)
+    arrays = _words(bits), rows.numpy(), bias.numpy(), stride, padding, y.numpy()
+    most = n * high * wide * size * size * channels * blocks // LEAST_PER_THREAD
+    shared(n * high, most, lambda a, b: sparse_kernels.forward(*arrays, a, b))
+    return y.permute(0, 3, 1, 2)[:, :wanted]
+
+
+def kernel_gradient(bits: Tensor, grad: Tensor, like: Tensor, stride: int, padding: int) -> Folded:
+    """Gradients of the kernel `like` (O, C, k, k) and of the bias (O,), given that of the output (N, O, H', W')."""
+    from spiketrack.spiking import sparse_kernels
+
+    n, height, width, words = bits.shape
+    channels = like.shape[1]
+    turned = torch.empty(n * height, channels, stride, -(-width // stride // sparse_kernels.WORD), dtype=torch.int64)
+    places, spikes = _words(turned), _words(bits).reshape(n * height, width, words)
+    shared(n * height, bits.numel() * 64 // LEAST_PER_THREAD, lambda a, b: sparse_kernels.turn(spikes, places, a, b))
+    places = places.reshape(n, height, *turned.shape[1:])
+    rows = _empty_rows(like)
+    grad_bias = torch.zeros(rows.shape[0] * rows.shape[4], dtype=torch.float64)
+    arrays = _filled_up(grad.permute(0, 2, 3, 1)).contiguous().numpy(), padding, rows.numpy(), grad_bias.numpy()
+    most = grad.numel() // len(like) * like.numel() // LEAST_PER_THREAD
+    shared(channels, most, lambda a, b: sparse_kernels.kernel_gradient(places, *arrays, a, b))
+    return Folded(rows, grad_bias, len(like))
+
+
+def scale_and_add(bits: Tensor, factor: Tensor, where_set: Tensor, elsewhere: Tensor, y: Tensor) -> None:
+    """y (N, C, H, W), channels-last, becomes y factor + where_set where a bit is set, y factor + elsewhere where not.
+
+    factor, where_set, elsewhere: (C,).
+    """
+    from spiketrack.spiking import sparse_kernels
+
+    out, spikes = y.permute(0, 2, 3, 1).view(-1, y.shape[1]).numpy(), _words(bits).reshape(-1, bits.shape[3])
+    values = (part.to(y.dtype).numpy() for part in (factor, where_set, elsewhere))
+    arrays = spikes, *values, out
+    shared(len(out), y.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.scale_and_add(*arrays, a, b))
+
+
+def _words(bits: Tensor) -> NDArray[np.uint64]:
+    return bits.numpy().view(np.uint64)
+
+
+def _filled_up(x: Tensor) -> Tensor:
+    """Zeros behind the last dimension, up to a whole number of registers."""
+    missing = -x.shape[-1] % _LANES
+    return F.pad(x, (0, missing)) if missing else x
