@@ -378,7 +378,8 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
                     before = after = out
             path = (before, (after - before) / dt, out, tau)
             end = np.float64(y1[i]) if runs and limited else after
-            own = (np.float64(reference[i]), free_at[tile, i], np.float64(on[i]), np.float64(off[i]), refractory)
+            free = free_at[tile, i] if np.isnan(reference[i]) else 0.0
+            own = (np.float64(reference[i]), free, np.float64(on[i]), np.float64(off[i]), refractory)
             done, held, free = _run_pixel(path, end, t0, dt, own, noise_t, noise_p, begin, stop, times, kinds, count)
             while done < 0:
                 times = np.append(times, np.empty(room, np.float64))
@@ -389,7 +390,9 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
                 )
             places[count:done] = tile * AREA + i
             count = done
-            reference[i], free_at[tile, i] = held, free
+            reference[i] = held
+            if np.isnan(held):
+                free_at[tile, i] = free
             begin = stop
         if runs:
             u0[:] = u1

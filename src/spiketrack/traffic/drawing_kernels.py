@@ -16,6 +16,7 @@ _NEAREST = 0.3  # metres
 _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
 _MOST_CORNERS = 16
 _RING_PIECES = 64
+_WIDEST, _WIDEST_HALO = 0.6, 115.0  # of what reaches beyond a body's vertices: metres of wheels and limbs, pixels
 _LONG_RUN = 48  # pixels of a row from which a vectorised loop is worth its beginning
 
 
@@ -128,7 +129,7 @@ def extent(body, placed, view):
     camera; right < left: nothing.
     """
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
-    scratch = np.empty((5, _MOST_CORNERS))
+    scratch = np.empty((6, _MOST_CORNERS))
     for p in range(len(body.kind)):
         kind, first = body.kind[p], body.first[p]
         if kind == GLOW:
@@ -161,12 +162,27 @@ def draw_body(body, placed, view, light, layers, name):
     view: focal, cx, cy, and the depth at which the body hides behind standing things. light: ambient, sun, the sun's
     direction in camera coordinates (3), glow gain, brake gain.
     """
-    scratch = np.empty((5, _MOST_CORNERS))
+    if _is_beside(placed, view, layers.picture.shape):
+        return
+    scratch = np.empty((6, _MOST_CORNERS))
     order = _group_order(body, placed)
     for g in order:
         for p in range(len(body.kind)):
             if body.group[p] == g:
                 _draw_primitive(body, p, placed, view, light, layers, name, scratch)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_beside(placed, view, shape):
+    """Whether all of a body, its discs, limbs and halos included, lies before the camera and off the picture."""
+    left, top, right, bottom, near = np.inf, np.inf, -np.inf, -np.inf, np.inf
+    for v in range(len(placed)):
+        near = min(near, placed[v, 2])
+        x, y = view[1] + view[0] * placed[v, 0] / placed[v, 2], view[2] + view[0] * placed[v, 1] / placed[v, 2]
+        left, right, top, bottom = min(left, x), max(right, x), min(top, y), max(bottom, y)
+    rim = _WIDEST * view[0] / near + _WIDEST_HALO
+    beside = left - rim > shape[1] or right + rim < 0 or top - rim > shape[0] or bottom + rim < 0
+    return near > 1.0 and beside
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -316,10 +332,10 @@ def touch(touched, left, top, right, bottom):
 def fill_polygon(scratch, n, value, factor, behind, layers, name):
     """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value.
 
-    scratch: (5, at least n); rows 0 and 1 are x and y, the others are written.
+    scratch: (6, at least n); rows 0 and 1 are x and y, the others are written.
     """
     picture, mask, depth, touched = layers
-    x, y, a, b, c = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    x, y, a, b, c, slope = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5]
     area = 0.0
     for i in range(n):
         j = (i + 1) % n
@@ -338,6 +354,7 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
             continue
         a[edges], b[edges] = -sign * dy / length, sign * dx / length
         c[edges] = -(a[edges] * x[i] + b[edges] * y[i])
+        slope[edges] = 1 / a[edges] if abs(a[edges]) >= 1e-12 else 0.0
         edges += 1
     x0, y0, x1, y1 = _bounds(left - 1, top - 1, right + 1, bottom + 1, picture.shape)
     if x1 <= x0 or y1 <= y0:
@@ -350,23 +367,25 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
         full_low, full_high = low, high
         for e in range(edges):
             rest = b[e] * (row + 0.5) + c[e] + _GROWN
-            if abs(a[e]) < 1e-12:
+            if slope[e] == 0:
                 if rest <= 0:
                     high = low - 1
                 elif rest < 1:
                     full_high = full_low - 1
-            elif a[e] > 0:
-                low = max(low, np.ceil(-rest / a[e] - 0.5))
-                full_low = max(full_low, np.ceil((1 - rest) / a[e] - 0.5))
+            elif slope[e] > 0:
+                low = max(low, np.ceil(-rest * slope[e] - 0.5))
+                full_low = max(full_low, np.ceil((1 - rest) * slope[e] - 0.5))
             else:
-                high = min(high, np.floor(-rest / a[e] - 0.5))
-                full_high = min(full_high, np.floor((1 - rest) / a[e] - 0.5))
+                high = min(high, np.floor(-rest * slope[e] - 0.5))
+                full_high = min(full_high, np.floor((1 - rest) * slope[e] - 0.5))
         first, last = int(low), int(high) + 1
         full, full_end = max(first, int(full_low)), min(last, int(full_high) + 1)
         if full >= full_end:
             full, full_end = last, last
-        _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
-        _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
+        if full > first:
+            _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
+        if last > full_end:
+            _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
         if full_end - full >= _LONG_RUN:
             run = slice(full, full_end)
             _fill_run(picture[row, run], mask[row, run], depth[row, run], value, factor, behind, name)
@@ -690,7 +709,7 @@ def _draw_shadow(points, factor, view, behind, rotation, position, layers):
         wx, wy, wz = hull[i, 0] - position[0], hull[i, 1] - position[1], -position[2]
         for k in range(3):
             seen[i, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
-    scratch = np.empty((5, _MOST_CORNERS))
+    scratch = np.empty((6, _MOST_CORNERS))
     corners = _project_polygon(seen, 0, n, view, scratch)
     if corners >= 3:
         fill_polygon(scratch, corners, 0.0, factor, behind, layers, 0)
