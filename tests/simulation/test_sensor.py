@@ -323,17 +323,17 @@ def test_a_floor_above_the_highest_cut_off_is_refused():
 
 
 def test_light_that_hardly_changes_adds_up_until_its_tile_is_run():
-    from spiketrack.simulation.pixel_kernels import keep
-
-    light, dark = np.full((2, 256), 0.3, np.float32), 0.1
-    frame = np.full((16, 32), 0.3, np.float32)
-    for step, moves in ((1, False), (2, False), (3, True), (4, False)):  # 0.4 e^0.0025 per step, tolerance 0.006
-        frame[3, 20] = 0.4 * np.exp(0.0025 * step) - dark
-        active = np.array((False, True))
-        keep(frame, 2, dark, 0.006, active, light)
-        assert active.tolist() == [False, moves]
-    assert light[1, 3 * 16 + 4] == pytest.approx(0.4 * np.exp(0.0075) - dark, rel=1e-6)
+    # a tenth of the mismatch is tolerated: 0.006; log(light + dark) rises by 0.0025 a frame
+    pixels = sensor(32, 16, dark_intensity=0.1, mismatch=0.06)
+    frame, seen = np.full((16, 32), 0.3, np.float32), []
+    for step in range(5):
+        frame[3, 20] = 0.4 * np.exp(0.0025 * step) - 0.1
+        pixels.expose(frame, 1000 * (step + 1))
+        seen.append(pixels._state[1, :2, 3 * 16 + 4].copy())  # light, log
+    moved = 0.4 * np.exp(0.0075) - 0.1
+    np.testing.assert_allclose([light for light, _ in seen], [0.3, 0.3, 0.3, moved, moved], rtol=1e-6)
+    np.testing.assert_allclose([log for _, log in seen], np.log(0.4) + np.array((0, 0, 0, 0.0075, 0.0075)), rtol=1e-5)
+    assert (pixels._state[0, 0] == np.float32(0.3)).all()
     frame[0, 0] = np.nan  # what is unfit is not still
-    active = np.array((True, True))
-    keep(frame, 2, dark, 0.006, active, light)
-    assert active.tolist() == [True, False]
+    with pytest.raises(ValueError, match="must be finite"):
+        pixels.expose(frame, 10_000)

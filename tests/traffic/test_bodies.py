@@ -168,7 +168,7 @@ def test_a_lamp_shines_ahead_only():
 
 
 def square(low: float, high: float):
-    scratch = np.empty((5, 4))
+    scratch = np.empty((6, 4))
     scratch[0], scratch[1] = (low, high, high, low), (low, low, high, high)
     return scratch
 

@@ -6,7 +6,7 @@ Imported only where a simulation runs, so that settings stay cheap to import.
 Between two frames the log intensity u runs linearly, u(t) = u0 + s t. The photoreceptor's output y follows it through
 a first-order low pass with time constant tau, exactly:
     y(t) = u(t) - s tau + (y0 - u0 + s tau) exp(-t / tau)
-Pixels are kept by tile, (tiles, 256) float32, so that a tile is one run of memory. All pixels of a tile first pass a
+Pixels are kept by tile, (tiles, 6, 256) float32, so that a tile is one run of memory. All pixels of a tile first pass a
 loop without branches that finds the level at the end and who may have crossed a threshold; the few who may, or who
 have noise or are in reset, are solved one by one in float64.
 """
@@ -19,14 +19,16 @@ from numba import njit
 TILE = 16
 AREA = TILE * TILE
 
+# The rows of a tile's state: intensity of which the log was taken last, log, output of the low pass, ...
+LIGHT, LOG, OUTPUT, REFERENCE, ON, OFF = range(6)
 # The columns of `pixel`, a vector of float64.
-DARK, REFRACTORY, FASTEST, SLOWEST, FULL_AT = range(5)
+DARK, REFRACTORY, FASTEST, SLOWEST, FULL_AT, STILL = range(6)
 
 _LEVEL_TOLERANCE = 1e-6  # log units: a crossing reached but for the rounding of float32 counts
-_TIME_TOLERANCE = 1e-3  # us; the last step of Newton's method is far more exact
+_TIME_TOLERANCE = 0.3  # us; after a step of Newton's method this small d^2 / 2 tau is left, 0.0004 us at 1500 Hz
 _SETTLED = 2e-3  # log units between a pixel and its target that are left alone once nothing changes: 1 % of a threshold
 
-_ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
+_TWO, _ONE, _HALF, _ZERO = np.float32(2), np.float32(1), np.float32(0.5), np.float32(0)
 _SQRT_HALF = np.float32(0.70710678118654752440)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOG2_E = np.float32(1.44269504088896341)
@@ -123,23 +125,19 @@ def _solve(level, low, high, at_low, at_high, path):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _next_crossing(start, at_start, end, at_end, reference, on, off, path):
+def _next_crossing(start, at_start, end, at_end, reference, on, off, path, turn):
     """The first crossing in [start, end]: (time in us, polarity), polarity -1 for none.
 
-    at_start, at_end: the output then. path: u0, slope, y0, tau.
+    at_start, at_end: the output then. path: u0, slope, y0, tau. turn: when the output turns round, us, if it does.
     """
-    u0, slope, y0, tau = path
+    u0, slope, _, _ = path
     least_on, least_off = on - _LEVEL_TOLERANCE, off - _LEVEL_TOLERANCE
     rise = at_start - reference
     if rise >= least_on or rise <= -least_off:
         return start, int(rise > 0)
     middle, at_middle = end, at_end
-    if tau > 0 and (u0 + slope * start > at_start) != (u0 + slope * end > at_end):
-        # it turns round in between, where it equals its input: exp(t / tau) = (y0 - u0) / (s tau) + 1
-        ratio = (y0 - u0) / (slope * tau) + 1 if slope != 0 else 0.0
-        if ratio > 0:
-            middle = min(max(tau * np.log(ratio), start), end)
-            at_middle = u0 + slope * middle
+    if start < turn < end:
+        middle, at_middle = turn, u0 + slope * turn
     for piece in range(2):
         low, high = (start, middle) if piece == 0 else (middle, end)
         at_low, at_high = (at_start, at_middle) if piece == 0 else (at_middle, at_end)
@@ -151,11 +149,12 @@ def _next_crossing(start, at_start, end, at_end, reference, on, off, path):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _run_pixel(path, t0, dt, pixel, noise_t, noise_p, first, last, times, kinds, count):
+def _run_pixel(path, at_dt, t0, dt, pixel, noise_t, noise_p, first, last, times, kinds, count):
     """Run one pixel through the interval, light and the noise events [first, last) together.
 
-    path: u0, slope, y0, tau. pixel: reference (NaN: in reset), free_at, ON and OFF threshold, refractory. Writes times
-    and kinds from count on; returns their number, -1 where there was no room, the reference at the end and free_at.
+    path: u0, slope, y0, tau. at_dt: the output at the end. pixel: reference (NaN: in reset), free_at, ON and OFF
+    threshold, refractory. Writes times and kinds from count on; returns their number, -1 where there was no room, the
+    reference at the end and free_at.
     """
     u0, slope, y0, tau = path
     reference, free_at, on, off, refractory = pixel
@@ -165,7 +164,11 @@ def _run_pixel(path, t0, dt, pixel, noise_t, noise_p, first, last, times, kinds,
         if start >= dt:
             return count, reference, free_at
         now = reference = _level(start, u0, slope, y0, tau)
-    at_dt = _level(dt, u0, slope, y0, tau)
+    turn = np.inf
+    if tau > 0 and slope != 0 and (u0 > y0) != (u0 + slope * dt > at_dt):
+        # where the output equals its input: exp(t / tau) = (y0 - u0) / (s tau) + 1
+        ratio = (y0 - u0) / (slope * tau) + 1
+        turn = tau * np.log(ratio) if ratio > 0 else np.inf
     while True:
         while first < last and noise_t[first] - t0 < start:
             first += 1  # the pixel was in reset
@@ -173,7 +176,7 @@ def _run_pixel(path, t0, dt, pixel, noise_t, noise_p, first, last, times, kinds,
         if first < last:
             end = noise_t[first] - t0
             at_end = _level(end, u0, slope, y0, tau)
-        t, kind = _next_crossing(start, now, end, at_end, reference, on, off, path)
+        t, kind = _next_crossing(start, now, end, at_end, reference, on, off, path, turn)
         if kind >= 0:
             reference += on if kind == 1 else -off
             if t > start:
@@ -213,14 +216,13 @@ def _gather(frame, tile, across, light):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def log_of(frame, tiles, across, dark, out):
-    """The log of intensity plus dark of some tiles into out (tiles, 256); False where a value is not fit for it."""
-    light = np.empty(AREA, np.float32)
+def log_of(frame, across, dark, state):
+    """Intensity and the log of it plus dark into the state of all tiles; False where a value is not fit for it."""
     dark = np.float32(dark)
     bad = 0
-    for tile in tiles:
+    for tile in range(len(state)):
+        light, target = state[tile, LIGHT], state[tile, LOG]
         _gather(frame, tile, across, light)
-        target = out[tile]
         for i in range(AREA):
             v = light[i] + dark
             bad |= np.int32(not (light[i] >= _ZERO and v >= _TINY and v < _INFINITE))
@@ -228,27 +230,13 @@ def log_of(frame, tiles, across, dark, out):
     return bad == 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def keep(frame, across, dark, tolerance, active, light):
-    """Keep the intensities of the active tiles in light, (tiles, 256), and take those that stay as they were.
-
-    active: (tiles,) bool; cleared where no pixel differs by more than tolerance (log units) from what light holds,
-    which then stays, so that small changes add up.
-    """
-    now = np.empty(AREA, np.float32)
-    share, dark = np.float32(tolerance), np.float32(dark)
-    for tile in range(len(active)):
-        if not active[tile]:
-            continue
-        _gather(frame, tile, across, now)
-        before = light[tile]
-        moved = np.int32(0)
-        for i in range(AREA):
-            moved |= np.int32(not (now[i] >= _ZERO and abs(now[i] - before[i]) <= share * (before[i] + dark)))
-        if moved:
-            before[:] = now
-        else:
-            active[tile] = False
+@njit(inline="always", error_model="numpy")
+def _moves(now, before, share, dark):
+    """Whether any of a tile's intensities differs from that of before by more than share (log units), or is unfit."""
+    moved = np.int32(0)
+    for i in range(AREA):
+        moved |= np.int32(not (now[i] >= _ZERO and abs(now[i] - before[i]) <= share * (before[i] + dark)))
+    return moved != 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -274,14 +262,14 @@ def _advance(light, u0, y0, reference, on, off, dark, dt, fastest, slowest, u1, 
         y = u + (y0[i] - u0[i]) * e - (u - u0[i]) * share
         u1[i] = u
         y1[i] = y
-        # where the output turns round it equals its input, which comes back from u0; until then it slows down
-        ahead, left = u0[i] - y0[i], u - y
+        # where the output turns round it equals its input, u0 + s tau log(1 - (u0 - y0) / s tau); 2z / (2 + z) is
+        # less than log(1 + z) and so bounds its way
+        ahead, left, way = u0[i] - y0[i], u - y, u - u0[i]
         turns = (ahead > _ZERO) != (left > _ZERO)
         top, bottom = (y if y > y0[i] else y0[i]), (y if y < y0[i] else y0[i])
-        straight = y0[i] + ahead * x
-        high, low = (straight if straight < u0[i] else u0[i]), (straight if straight > u0[i] else u0[i])
-        top = high if turns and high > top else top
-        bottom = low if turns and low < bottom else bottom
+        peak = u0[i] - ahead * (_TWO * way) / (_TWO * way - ahead * x + _TINY)  # ahead and way differ in sign
+        top = peak if turns and peak > top else top
+        bottom = peak if turns and peak < bottom else bottom
         r = reference[i]
         tell = np.int32(not (top < r + on[i] - tolerance and bottom > r - off[i] + tolerance))  # NaN tells too
         tells[i] = tell
@@ -312,17 +300,17 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
     """Run the pixels of some tiles from t0 to t1 us.
 
     frame: (H, W) float32 intensity. tiles: (N,) tile numbers in order, row by row; active: (N,) whether the tile's
-    light may change; of the others only pixels with noise are looked at. pixel: see DARK and the names after it;
-    rates in 1/us, FASTEST 0 is no low pass. state: log intensity, output, reference, ON and OFF threshold, each
-    (tiles, 256) float32; a NaN reference is a pixel in reset until free_at, (tiles, 256) float64 us. noise: times
-    (float64 us), places (tile * 256 + pixel, sorted by place and time), polarities. unsettled: (tiles,) bool, set for
-    the active tiles. Returns (times, places, kinds, whether all intensities were fit); a kind is the polarity, plus 2
-    for noise.
+    light may change. Where it does not by more than pixel[STILL] log units since it last did, and nothing is unsettled,
+    only pixels with noise are looked at; small changes add up. pixel: see DARK and the names after it; rates in 1/us,
+    FASTEST 0 is no low pass. state: (tiles, 6, 256) float32, see LIGHT and the names after it; a NaN reference is a
+    pixel in reset until free_at, (tiles, 256) float64 us. noise: times (float64 us), places (tile * 256 + pixel, sorted
+    by place and time), polarities. unsettled: (tiles,) bool, set for the tiles that are run. Returns (times, places,
+    kinds, whether all intensities were fit); a kind is the polarity, plus 2 for noise.
     """
-    log_now, output, references, ons, offs = state
     noise_t, noise_place, noise_p = noise
     across = -(-frame.shape[1] // TILE)
     dark, dt, refractory = np.float32(pixel[DARK]), t1 - t0, pixel[REFRACTORY]
+    still = np.float32(pixel[STILL])
     limited = pixel[FASTEST] > 0
     rates = (pixel[FASTEST], pixel[FASTEST] / pixel[FULL_AT])
     light, u1, y1 = np.empty(AREA, np.float32), np.empty(AREA, np.float32), np.empty(AREA, np.float32)
@@ -332,13 +320,19 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
     count = 0
     for n in range(len(tiles)):
         tile = tiles[n]
-        u0, y0, reference, on, off = log_now[tile], output[tile], references[tile], ons[tile], offs[tile]
+        u0, y0, reference = state[tile, LOG], state[tile, OUTPUT], state[tile, REFERENCE]
+        on, off = state[tile, ON], state[tile, OFF]
         first = np.searchsorted(noise_place, tile * AREA)
         last = first
         while last < len(noise_place) and noise_place[last] < (tile + 1) * AREA:
             last += 1
-        if active[n]:
+        runs = unsettled[tile]
+        if active[n] or runs:
             _gather(frame, tile, across, light)
+        if active[n] and _moves(light, state[tile, LIGHT], still, dark):
+            runs = True
+            state[tile, LIGHT][:] = light
+        if runs:
             if limited:
                 fit, any_tell, waits = _advance(
                     light, u0, y0, reference, on, off, dark, dt, rates, pixel[SLOWEST], u1, y1, tells
@@ -356,7 +350,7 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
             for k in range(first, last):
                 tells[noise_place[k] - tile * AREA] = 1
         looked = 0
-        if active[n]:
+        if runs:
             for i in range(AREA):
                 look[looked] = i
                 looked += tells[i]
@@ -373,28 +367,34 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
                 stop += 1
             tau = 0.0
             before, after, out = np.float64(u0[i]), np.float64(u0[i]), np.float64(u0[i])
-            if active[n]:
+            if runs:
                 after = np.float64(u1[i])
             if limited:
                 out = np.float64(y0[i])
-                if active[n]:
+                if runs:
                     v = np.float64(light[i] + dark)
                     tau = 1 / max(min(v * rates[1], rates[0]), pixel[SLOWEST])
                 else:
                     before = after = out
             path = (before, (after - before) / dt, out, tau)
-            own = (np.float64(reference[i]), free_at[tile, i], np.float64(on[i]), np.float64(off[i]), refractory)
-            done, held, free = _run_pixel(path, t0, dt, own, noise_t, noise_p, begin, stop, times, kinds, count)
+            end = np.float64(y1[i]) if runs and limited else after
+            free = free_at[tile, i] if np.isnan(reference[i]) else 0.0
+            own = (np.float64(reference[i]), free, np.float64(on[i]), np.float64(off[i]), refractory)
+            done, held, free = _run_pixel(path, end, t0, dt, own, noise_t, noise_p, begin, stop, times, kinds, count)
             while done < 0:
                 times = np.append(times, np.empty(room, np.float64))
                 places, kinds = np.append(places, np.empty(room, np.int32)), np.append(kinds, np.empty(room, np.uint8))
                 room *= 2
-                done, held, free = _run_pixel(path, t0, dt, own, noise_t, noise_p, begin, stop, times, kinds, count)
+                done, held, free = _run_pixel(
+                    path, end, t0, dt, own, noise_t, noise_p, begin, stop, times, kinds, count
+                )
             places[count:done] = tile * AREA + i
             count = done
-            reference[i], free_at[tile, i] = held, free
+            reference[i] = held
+            if np.isnan(held):
+                free_at[tile, i] = free
             begin = stop
-        if active[n]:
+        if runs:
             u0[:] = u1
             if limited:
                 y0[:] = y1

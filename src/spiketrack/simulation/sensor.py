@@ -127,13 +127,10 @@ class Sensor:
             for mean in (pixel.on_threshold, pixel.off_threshold)
         ]
         tiles = self._across * self._down
-        # log intensity, output, reference, ON and OFF thresholds, by tile
-        self._state = (
-            *(np.zeros((tiles, _AREA), np.float32) for _ in range(3)),
-            *(self._by_tile(threshold) for threshold in thresholds),
-        )
-        self._light = np.zeros((tiles, _AREA), np.float32)  # of which the log intensity was taken last
-        self._stillness = (pixel.dark_intensity, _STILL * pixel.mismatch)
+        # intensity of which the log was taken last, log, output, reference, ON and OFF thresholds, by tile
+        self._state = np.zeros((tiles, 6, _AREA), np.float32)
+        for row, threshold in zip((4, 5), thresholds, strict=True):
+            self._state[:, row] = self._by_tile(threshold)
         self._free_at = np.zeros((tiles, _AREA))
         self._unsettled = np.zeros(tiles, np.bool_)
         self._constants = np.array(
@@ -143,6 +140,7 @@ class Sensor:
                 2e-6 * np.pi * (pixel.bandwidth_hz or 0.0),
                 2e-6 * np.pi * pixel.least_bandwidth_hz,
                 pixel.bandwidth_intensity,
+                _STILL * pixel.mismatch,
             ]
         )
         self._noise_rng = np.random.default_rng([*seed, _NOISE_STREAM])
@@ -167,7 +165,7 @@ class Sensor:
             tiles = state.reshape(self._down, self._across, TILE, TILE).swapaxes(1, 2)
             return np.ascontiguousarray(tiles.reshape(self._down * TILE, self._across * TILE)[:height, :width])
 
-        return by_row(self._state[3]), by_row(self._state[4])
+        return by_row(self._state[:, 4]), by_row(self._state[:, 5])
 
     def expose(self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None = None) -> Exposure:
         """Run the pixels from the time of the frame before up to t_us.
@@ -180,24 +178,18 @@ class Sensor:
         """
         active = self._checked(frame, t_us, changed)
         frame = np.ascontiguousarray(frame)
-        from spiketrack.simulation.pixel_kernels import keep, log_of
+        from spiketrack.simulation.pixel_kernels import log_of
 
         if self._t_us is None:
-            log_now, output, reference = self._state[:3]
-            every = np.arange(self._across * self._down)
-            if not log_of(frame, every, self._across, self._settings.pixel.dark_intensity, log_now):
+            if not log_of(frame, self._across, self._settings.pixel.dark_intensity, self._state):
                 raise ValueError(_UNFIT)
-            output[:] = log_now
-            reference[:] = log_now
-            keep(frame, self._across, *self._stillness, np.ones(len(every), np.bool_), self._light)
+            self._state[:, 2:4] = self._state[:, 1:2]
             self._t_us = t_us
             return self._exposure(Requests(*_no_columns()))
         noise = self._noise(frame, self._t_us, t_us)
-        keep(frame, self._across, *self._stillness, active, self._light)
-        active |= self._unsettled
-        noisy = np.zeros_like(active)
-        noisy[noise[1] // _AREA] = True
-        tiles = np.flatnonzero(active | noisy)
+        run = active | self._unsettled
+        run[noise[1] // _AREA] = True
+        tiles = np.flatnonzero(run)
         requests = self._run(frame, tiles, active[tiles], t_us, noise)
         self._t_us = t_us
         return self._exposure(self._readout.read(requests, t_us))
@@ -229,13 +221,13 @@ class Sensor:
         from spiketrack.simulation.pixel_kernels import expose_tiles
 
         assert self._t_us is not None
-        constants, state = self._constants, (self._state, self._free_at)
         start, end = float(self._t_us), float(t_us)
 
         def run(part: slice) -> tuple[NDArray, NDArray, NDArray, bool]:
-            return expose_tiles(frame, tiles[part], active[part], start, end, constants, *state, noise, self._unsettled)
+            state = (self._state, self._free_at, noise, self._unsettled)
+            return expose_tiles(frame, tiles[part], active[part], start, end, self._constants, *state)
 
-        work = np.cumsum(active)  # tiles with nothing but noise cost little
+        work = np.cumsum(active | self._unsettled[tiles])  # tiles with nothing but noise cost little
         count = int(work[-1]) if len(work) else 0
         threads = min(self._threads, 1 + count // _TILES_A_THREAD)
         cuts = [0, *(int(np.searchsorted(work, count * k / threads)) for k in range(1, threads)), len(tiles)]

@@ -15,6 +15,8 @@ TILE = 16
 _NEAREST = 0.3  # metres
 _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
 _MOST_CORNERS = 16
+_RING_PIECES = 64
+_WIDEST, _WIDEST_HALO = 0.6, 115.0  # of what reaches beyond a body's vertices: metres of wheels and limbs, pixels
 _LONG_RUN = 48  # pixels of a row from which a vectorised loop is worth its beginning
 
 
@@ -123,33 +125,33 @@ def far_to_near(ground, eye):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def extent(body, placed, view):
-    """left, top, right, bottom in pixels of what is solid of the placed body, not clipped; right < left: nothing."""
-    focal, cx, cy = view[0], view[1], view[2]
+    """left, top, right, bottom in pixels of what is solid of the placed body, clipped only to what is before the
+    camera; right < left: nothing.
+    """
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
+    scratch = np.empty((6, _MOST_CORNERS))
     for p in range(len(body.kind)):
         kind, first = body.kind[p], body.first[p]
         if kind == GLOW:
             continue
-        if kind in (DISC, RING):
-            z = placed[first, 2]
-            if z < _NEAREST or (body.closed[p] and _facing(placed, first)[3] >= 0):
+        if kind == CAPSULE:
+            seen, xa, ya, xb, yb, ra, rb = _project_capsule(placed, first, body.radius[p], view)
+            if not seen:
                 continue
-            x, y = cx + focal * placed[first, 0] / z, cy + focal * placed[first, 1] / z
-            ax, ay, bx, by = _axes(placed, first, view)
-            thick = 0.5 * focal * body.radius[p] / z
-            rx, ry = np.sqrt(ax * ax + bx * bx) + thick, np.sqrt(ay * ay + by * by) + thick
-            left, right = min(left, x - rx), max(right, x + rx)
-            top, bottom = min(top, y - ry), max(bottom, y + ry)
-            continue
-        radius = body.radius[p] if kind == CAPSULE else 0.0
-        for v in range(first, first + body.corners[p]):
-            z = placed[v, 2]
-            if z < _NEAREST:
+            box = min(xa - ra, xb - rb), min(ya - ra, yb - rb), max(xa + ra, xb + rb), max(ya + ra, yb + rb)
+        elif kind == POLYGON:
+            n = _project_polygon(placed, first, body.corners[p], view, scratch)
+            if n < 3:
                 continue
-            x, y = cx + focal * placed[v, 0] / z, cy + focal * placed[v, 1] / z
-            r = focal * radius / z
-            left, right = min(left, x - r), max(right, x + r)
-            top, bottom = min(top, y - r), max(bottom, y + r)
+            x, y = scratch[0, :n], scratch[1, :n]
+            box = x.min(), y.min(), x.max(), y.max()
+        else:
+            if body.closed[p] and _facing(placed, first)[3] >= 0:
+                continue
+            box = _disc_box(placed, first, 0.5 * body.radius[p], view)
+            if box[2] < box[0]:
+                continue
+        left, top, right, bottom = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
     return left, top, right, bottom
 
 
@@ -160,12 +162,27 @@ def draw_body(body, placed, view, light, layers, name):
     view: focal, cx, cy, and the depth at which the body hides behind standing things. light: ambient, sun, the sun's
     direction in camera coordinates (3), glow gain, brake gain.
     """
-    scratch = np.empty((5, _MOST_CORNERS))
+    if _is_beside(placed, view, layers.picture.shape):
+        return
+    scratch = np.empty((6, _MOST_CORNERS))
     order = _group_order(body, placed)
     for g in order:
         for p in range(len(body.kind)):
             if body.group[p] == g:
                 _draw_primitive(body, p, placed, view, light, layers, name, scratch)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_beside(placed, view, shape):
+    """Whether all of a body, its discs, limbs and halos included, lies before the camera and off the picture."""
+    left, top, right, bottom, near = np.inf, np.inf, -np.inf, -np.inf, np.inf
+    for v in range(len(placed)):
+        near = min(near, placed[v, 2])
+        x, y = view[1] + view[0] * placed[v, 0] / placed[v, 2], view[2] + view[0] * placed[v, 1] / placed[v, 2]
+        left, right, top, bottom = min(left, x), max(right, x), min(top, y), max(bottom, y)
+    rim = _WIDEST * view[0] / near + _WIDEST_HALO
+    beside = left - rim > shape[1] or right + rim < 0 or top - rim > shape[0] or bottom + rim < 0
+    return near > 1.0 and beside
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -182,18 +199,53 @@ def _group_order(body, placed):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _axes(placed, first, view):
-    """The two half axes in pixels of a disc given by its middle and two points on its rim."""
-    focal = view[0]
-    z = placed[first, 2]
-    x, y = placed[first, 0] / z, placed[first, 1] / z
-    za, zb = max(placed[first + 1, 2], _NEAREST), max(placed[first + 2, 2], _NEAREST)
-    return (
-        focal * (placed[first + 1, 0] / za - x),
-        focal * (placed[first + 1, 1] / za - y),
-        focal * (placed[first + 2, 0] / zb - x),
-        focal * (placed[first + 2, 1] / zb - y),
-    )
+def _disc_box(placed, first, thick, view):
+    """left, top, right, bottom in pixels of a disc given by its middle and two points on its rim, `thick` metres more
+    at the rim; of what is before the camera, right < left: nothing.
+    """
+    focal, cx, cy = view[0], view[1], view[2]
+    c, a, b = placed[first], placed[first + 1] - placed[first], placed[first + 2] - placed[first]
+    near = c[2] - np.sqrt(a[2] * a[2] + b[2] * b[2])
+    if near >= _NEAREST:
+        # x / z over the rim has its extremes m where (c_x - m c_z)^2 = (a_x - m a_z)^2 + (b_x - m b_z)^2
+        box = np.empty(4)
+        q = c[2] * c[2] - a[2] * a[2] - b[2] * b[2]
+        for k in range(2):
+            middle = (c[k] * c[2] - a[k] * a[2] - b[k] * b[2]) / q
+            rest = (c[k] * c[k] - a[k] * a[k] - b[k] * b[k]) / q
+            half = np.sqrt(max(middle * middle - rest, 0.0)) + thick / near
+            box[k], box[k + 2] = middle - half, middle + half
+        return cx + focal * box[0], cy + focal * box[1], cx + focal * box[2], cy + focal * box[3]
+    left, top, right, bottom = _square_box(c, a, b, view)
+    wide = focal * thick / _NEAREST
+    return left - wide, top - wide, right + wide, bottom + wide
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _square_box(c, a, b, view):
+    """left, top, right, bottom in pixels of the parallelogram c +- a +- b; of what is before the camera."""
+    corners, scratch = np.empty((4, 3)), np.empty((2, 8))
+    for k in range(4):
+        corners[k] = c + (a if k in (1, 2) else -a) + (b if k > 1 else -b)
+    n = _project_polygon(corners, 0, 4, view, scratch)
+    if n < 3:
+        return np.inf, np.inf, -np.inf, -np.inf
+    x, y = scratch[0, :n], scratch[1, :n]
+    return x.min(), y.min(), x.max(), y.max()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _inverse(c, a, b):
+    """(3, 3), such that ray = depth^-1 (u a + v b + c) where inverse @ ray = (u, v, 1) / depth; and its determinant."""
+    rows = np.empty((3, 3))
+    volume = 0.0
+    for k in range(3):
+        i, j = (k + 1) % 3, (k + 2) % 3
+        rows[0, k] = b[i] * c[j] - b[j] * c[i]
+        rows[1, k] = c[i] * a[j] - c[j] * a[i]
+        rows[2, k] = a[i] * b[j] - a[j] * b[i]
+        volume += rows[2, k] * c[k]
+    return rows / volume, volume
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -280,10 +332,10 @@ def touch(touched, left, top, right, bottom):
 def fill_polygon(scratch, n, value, factor, behind, layers, name):
     """A convex polygon of n corners in pixels. factor > 0: multiply the picture by it; else blend to value.
 
-    scratch: (5, at least n); rows 0 and 1 are x and y, the others are written.
+    scratch: (6, at least n); rows 0 and 1 are x and y, the others are written.
     """
     picture, mask, depth, touched = layers
-    x, y, a, b, c = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    x, y, a, b, c, slope = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5]
     area = 0.0
     for i in range(n):
         j = (i + 1) % n
@@ -302,6 +354,7 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
             continue
         a[edges], b[edges] = -sign * dy / length, sign * dx / length
         c[edges] = -(a[edges] * x[i] + b[edges] * y[i])
+        slope[edges] = 1 / a[edges] if abs(a[edges]) >= 1e-12 else 0.0
         edges += 1
     x0, y0, x1, y1 = _bounds(left - 1, top - 1, right + 1, bottom + 1, picture.shape)
     if x1 <= x0 or y1 <= y0:
@@ -314,23 +367,25 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
         full_low, full_high = low, high
         for e in range(edges):
             rest = b[e] * (row + 0.5) + c[e] + _GROWN
-            if abs(a[e]) < 1e-12:
+            if slope[e] == 0:
                 if rest <= 0:
                     high = low - 1
                 elif rest < 1:
                     full_high = full_low - 1
-            elif a[e] > 0:
-                low = max(low, np.ceil(-rest / a[e] - 0.5))
-                full_low = max(full_low, np.ceil((1 - rest) / a[e] - 0.5))
+            elif slope[e] > 0:
+                low = max(low, np.ceil(-rest * slope[e] - 0.5))
+                full_low = max(full_low, np.ceil((1 - rest) * slope[e] - 0.5))
             else:
-                high = min(high, np.floor(-rest / a[e] - 0.5))
-                full_high = min(full_high, np.floor((1 - rest) / a[e] - 0.5))
+                high = min(high, np.floor(-rest * slope[e] - 0.5))
+                full_high = min(full_high, np.floor((1 - rest) * slope[e] - 0.5))
         first, last = int(low), int(high) + 1
         full, full_end = max(first, int(full_low)), min(last, int(full_high) + 1)
         if full >= full_end:
             full, full_end = last, last
-        _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
-        _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
+        if full > first:
+            _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
+        if last > full_end:
+            _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
         if full_end - full >= _LONG_RUN:
             run = slice(full, full_end)
             _fill_run(picture[row, run], mask[row, run], depth[row, run], value, factor, behind, name)
@@ -383,45 +438,43 @@ def _fill_edge(scratch, edges, row, first, last, value, factor, behind, layers, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_disc(body, p, placed, view, value, layers, name):
-    """A filled ellipse, or a ring of the given thickness (metres)."""
+    """A filled disc, or a ring of the given thickness (metres): by where the ray of a pixel meets its plane."""
     picture, mask, depth, touched = layers
     first = body.first[p]
-    z = placed[first, 2]
-    if z < _NEAREST:
-        return
     focal = view[0]
-    x, y = view[1] + focal * placed[first, 0] / z, view[2] + focal * placed[first, 1] / z
-    ax, ay, bx, by = _axes(placed, first, view)
-    det = ax * by - ay * bx
-    rx, ry = np.sqrt(ax * ax + bx * bx) + 1, np.sqrt(ay * ay + by * by) + 1
-    thick = 0.5 * body.radius[p] * focal / z  # pixels
-    if abs(det) < 1e-3:
+    is_ring, thick = body.kind[p] == RING, 0.5 * body.radius[p]
+    c, a, b = placed[first], placed[first + 1] - placed[first], placed[first + 2] - placed[first]
+    if is_ring and c[2] - np.sqrt(a[2] * a[2] + b[2] * b[2]) < 3 * _NEAREST:
+        _draw_near_ring(c, a, b, thick, view, value, layers, name)
         return
-    x0, y0, x1, y1 = _bounds(x - rx - thick, y - ry - thick, x + rx + thick, y + ry + thick, picture.shape)
+    left, top, right, bottom = _disc_box(placed, first, thick, view)
+    x0, y0, x1, y1 = _bounds(left - 1, top - 1, right + 1, bottom + 1, picture.shape)
+    inverse, volume = _inverse(c, a, b)
+    if x1 <= x0 or y1 <= y0 or abs(volume) * focal * focal < 1e-3 * abs(c[2]) ** 3:  # seen from its edge
+        return
     if name == 0:
         touch(touched, x0, y0, x1, y1)
-    # the distance to the rim is at least (r - 1) times the shorter half axis
-    margin = (0.5 + (thick if body.kind[p] == RING else 0.0)) * max(rx, ry) / abs(det)
-    inner, outer = max(1 - margin, 0.0) ** 2, (1 + margin) ** 2
+    u1, v1, w1 = inverse[:, 0] / focal  # per column
+    u2, v2, w2 = inverse[:, 1] / focal  # per row
+    farthest = 1 / _NEAREST
     for row in range(y0, y1):
+        dy = row + 0.5 - view[2]
+        u0, v0, w0 = inverse[:, 2] + inverse[:, 1] * (dy / focal)
         for column in range(x0, x1):
-            dx, dy = column + 0.5 - x, row + 0.5 - y
-            u, v = (dx * by - dy * bx) / det, (dy * ax - dx * ay) / det
-            r2 = u * u + v * v
-            if r2 >= outer or depth[row, column] < view[3] or (r2 <= inner and body.kind[p] == RING):
+            dx = column + 0.5 - view[1]
+            w = w0 + w1 * dx  # 1 / depth
+            if w <= 0 or w > farthest or depth[row, column] < view[3]:
                 continue
-            cover = 1.0
-            if r2 > inner:
-                r = np.sqrt(r2)
-                # pixels per unit of r, along its gradient
-                gx, gy = (u * by - v * ay) / det, (v * ax - u * bx) / det
-                slope = np.sqrt(gx * gx + gy * gy) / max(r, 1e-9)
-                away = (r - 1) / max(slope, 1e-9)
-                if body.kind[p] == RING:
-                    away = abs(away) - thick
-                cover = min(1.0, 0.5 - away)
-                if cover <= 0:
-                    continue
+            u, v = (u0 + u1 * dx) / w, (v0 + v1 * dx) / w
+            r = max(np.sqrt(u * u + v * v), 1e-9)
+            # pixels per unit of r, along its gradient
+            gx, gy = (u * (u1 - u * w1) + v * (v1 - v * w1)) / w, (u * (u2 - u * w2) + v * (v2 - v * w2)) / w
+            away = (r - 1) * r / max(np.sqrt(gx * gx + gy * gy), 1e-12)
+            if is_ring:
+                away = abs(away) - thick * focal * w
+            cover = min(1.0, 0.5 - away)
+            if cover <= 0:
+                continue
             if name != 0:
                 if cover >= 0.5:
                     mask[row, column] = name
@@ -430,16 +483,38 @@ def _draw_disc(body, p, placed, view, value, layers, name):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _draw_near_ring(c, a, b, thick, view, value, layers, name):
+    """A ring whose thickness in pixels changes much along it, as capsules."""
+    ends = np.empty((2, 3))
+    for k in range(_RING_PIECES):
+        for end in range(2):
+            angle = 2 * np.pi * (k + end) / _RING_PIECES
+            ends[end] = c + np.cos(angle) * a + np.sin(angle) * b
+        seen, xa, ya, xb, yb, ra, rb = _project_capsule(ends, 0, thick, view)
+        if seen:
+            fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], layers, name)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _project_capsule(placed, first, radius, view):
+    """(whether any is before the camera, xa, ya, xb, yb, ra, rb): the ends, clipped, and their radii in pixels."""
+    focal, cx, cy = view[0], view[1], view[2]
+    a, b = placed[first], placed[first + 1]
+    if a[2] < _NEAREST and b[2] < _NEAREST:
+        return False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if a[2] < _NEAREST:
+        a = b + (b[2] - _NEAREST) / (b[2] - a[2]) * (a - b)
+    elif b[2] < _NEAREST:
+        b = a + (a[2] - _NEAREST) / (a[2] - b[2]) * (b - a)
+    sa, sb = focal / a[2], focal / b[2]
+    return True, cx + sa * a[0], cy + sa * a[1], cx + sb * b[0], cy + sb * b[1], sa * radius, sb * radius
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_capsule(body, p, placed, view, value, layers, name):
-    first = body.first[p]
-    za, zb = placed[first, 2], placed[first + 1, 2]
-    if za < _NEAREST or zb < _NEAREST:
-        return
-    focal = view[0]
-    xa, ya = view[1] + focal * placed[first, 0] / za, view[2] + focal * placed[first, 1] / za
-    xb, yb = view[1] + focal * placed[first + 1, 0] / zb, view[2] + focal * placed[first + 1, 1] / zb
-    ra, rb = focal * body.radius[p] / za, focal * body.radius[p] / zb
-    fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], layers, name)
+    seen, xa, ya, xb, yb, ra, rb = _project_capsule(placed, body.first[p], body.radius[p], view)
+    if seen:
+        fill_capsule(xa, ya, xb, yb, ra, rb, value, 1.0, view[3], layers, name)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -562,24 +637,13 @@ def add_pool(corners, view, strength, faint, albedo, layers):
     if strength <= faint:
         return
     reach = np.sqrt(largest * (1 - np.sqrt(faint / strength)))
-    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
-    for i in (-1, 1):
-        for j in (-1, 1):
-            point = corners[0] + reach * (i * (corners[1] - corners[0]) + j * (corners[2] - corners[0]))
-            px, py, pz = point[0], point[1], point[2]
-            if pz < 1.0:
-                return
-            left, right = min(left, cx + focal * px / pz), max(right, cx + focal * px / pz)
-            top, bottom = min(top, cy + focal * py / pz), max(bottom, cy + focal * py / pz)
+    left, top, right, bottom = _square_box(
+        corners[0], reach * (corners[1] - corners[0]), reach * (corners[2] - corners[0]), view
+    )
     x0, y0, x1, y1 = _bounds(left, top, right, bottom, picture.shape)
     if x1 <= x0 or y1 <= y0:
         return
-    # the plane through the corners: ray * depth = middle + u a + v b
-    m = np.empty((3, 3))
-    for k in range(3):
-        m[k, 0], m[k, 1] = corners[1, k] - corners[0, k], corners[2, k] - corners[0, k]
-    m[:, 2] = corners[0]
-    inverse = np.linalg.inv(m)
+    inverse, _ = _inverse(corners[0], corners[1] - corners[0], corners[2] - corners[0])
     u1, v1, w1 = inverse[0, 0] / focal, inverse[1, 0] / focal, inverse[2, 0] / focal  # per column
     one, zero, bright = np.float32(1), np.float32(0), np.float32(strength)
     share, step = np.float32(1 / largest), (np.float32(u1), np.float32(v1), np.float32(w1))
@@ -645,7 +709,7 @@ def _draw_shadow(points, factor, view, behind, rotation, position, layers):
         wx, wy, wz = hull[i, 0] - position[0], hull[i, 1] - position[1], -position[2]
         for k in range(3):
             seen[i, k] = rotation[k, 0] * wx + rotation[k, 1] * wy + rotation[k, 2] * wz
-    scratch = np.empty((5, _MOST_CORNERS))
+    scratch = np.empty((6, _MOST_CORNERS))
     corners = _project_polygon(seen, 0, n, view, scratch)
     if corners >= 3:
         fill_polygon(scratch, corners, 0.0, factor, behind, layers, 0)
