@@ -53,6 +53,10 @@ def fine_tune(
     growth: Annotated[
         Literal["linear", "cosine", "cubic"], typer.Option(help="how the share grows over the rounds")
     ] = "linear",
+    quantize: Annotated[
+        Literal["int8", "int6", "int4", "int3", "int2"] | None,
+        typer.Option(help="in the last round train with whole weights of so many bits, as they will run"),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="checkpoint of a network whose predictions to learn beside the labels")
     ] = None,
@@ -62,7 +66,7 @@ def fine_tune(
     resume: Annotated[bool, typer.Option("--resume", help="continue the rounds in that folder")] = False,
     overrides: Set = None,
 ) -> None:
-    """Train a network on while it is pruned, or with a teacher beside the labels (docs/deploy.md)."""
+    """Train a network on while it is pruned or quantised, or with a teacher beside the labels (docs/deploy.md)."""
     from pydantic import ValidationError
 
     from spiketrack.deploy.distill import DistillationSettings
@@ -76,8 +80,8 @@ def fine_tune(
     try:
         distillation = DistillationSettings(class_gain=class_gain, box_gain=box_gain, temperature=temperature)
         settings = FineTuningSettings(
-            share=share, kind=kind, rounds=rounds, growth=growth, distillation=distillation
-        )  # fmt: skip
+            share=share, kind=kind, rounds=rounds, growth=growth, quantize=quantize, distillation=distillation
+        )
     except ValidationError as error:
         fault = error.errors()[0]
         option = str(fault["loc"][-1]).replace("_", "-")
