@@ -140,7 +140,7 @@ def test_a_few_steps_mend_what_rounding_to_three_bits_broke():
         optimizer.step()
     rounded.eval()
     with torch.no_grad():
-        assert float(error()) < 0.5 * before
+        assert float(error()) < 0.75 * before
 
 
 def test_checkpoints_of_integers_travel_pruned_ones_too(tmp_path):
