@@ -117,9 +117,9 @@ def compress(
         if settings.prune:
             candidates["pruned, untrained"] = _pruned(first, settings.prune, planes)
         rows = []
-        total = sum(len(_forms(detector, settings)) for detector in candidates.values())
+        total = sum(len(forms_of(detector, settings)) for detector in candidates.values())
         for name, detector in candidates.items():
-            for form in _forms_of(detector, name, planes, settings, out):
+            for form in _made_forms(detector, name, planes, settings, out):
                 rows.append(_row(form, detector, sequences, settings, rules))
                 on_form(len(rows), total, form.name)
         return rows
@@ -136,20 +136,20 @@ def _pruned(detector: Detector, share: float, planes: list[NDArray[np.float32]])
     return replace(detector, model=pruned)
 
 
-def _forms(detector: Detector, settings: CompressionSettings) -> tuple[str, ...]:
+def forms_of(detector: Detector, settings: CompressionSettings) -> tuple[str, ...]:
     """Which forms there are of a detector; of a quantised one what was trained, and its 8-bit file."""
     exact = bits_of(detector.model) is not None
     return tuple(form for form in settings.forms if not exact or form in ("as trained", "int8"))
 
 
-def _forms_of(
+def _made_forms(
     detector: Detector, name: str, planes: list[NDArray[np.float32]], settings: CompressionSettings, out: Path
 ) -> Iterator[Form]:
     width, height = settings.size
     network, details, fused = detector.model, detector.content(), fuse(detector.model)
     channels = network.in_channels
     stem = name.replace(", ", "_").replace(" ", "_") or "network"
-    energy, forms = energy_mj(fused, planes), _forms(detector, settings)
+    energy, forms = energy_mj(fused, planes), forms_of(detector, settings)
 
     def form(kind: str, network: Any, counted: torch.nn.Module, file: str, parts: dict[str, int]) -> Form:
         parameters = sum(p.numel() for p in counted.parameters())

@@ -399,11 +399,12 @@ class Trainer:
 
     def _fit_widths(self, content: dict[str, Any]) -> None:
         """Make the network as narrow as the pruned one of a checkpoint, and forget what the optimizer knew."""
-        if not content.get("pruned") or "quantized" in content or not isinstance(self.model, SpikeYOLO):
+        if not content.get("pruned") or "quantized" in content:
             return
         for model in (self.model, self.average):
-            fit_widths(model, content["weights"])
-            model.to(self.device)
+            if isinstance(model, SpikeYOLO):
+                fit_widths(model, content["weights"])
+                model.to(self.device)
         self.average.requires_grad_(False)
         self.optimizer = make_optimizer(self.model, self.settings)
 
