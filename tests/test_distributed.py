@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from loud_detector import loud_detector
@@ -256,3 +257,33 @@ def test_the_command_line_starts_the_processes(run, squares, tmp_path):
     code, _, err = run("train", config, "--processes", 2)
     assert (code, "holds a run; continue it with --resume" in err) == (1, True)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def tiny_experiment(squares, tmp_path):
+    """The path of an experiment of two epochs, with a checkpoint after every step."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"name: tiny\ndata: {{root: '{squares}'}}\ninput: {{slice_us: 20000}}\n"
+        "training: {epochs: 2, batch_size: 4, steps: 2, checkpoint_every: 1}\n"
+    )
+    return config
+
+
+@pytest.mark.slow
+def test_torchrun_trains_what_processes_do_also_where_a_worker_is_killed(squares, tmp_path, run):
+    config = tiny_experiment(squares, tmp_path)
+    command = [*TORCHRUN, "--max-restarts", "1", "-m", "spiketrack.cli", "train", config, "--out"]
+    assert run("train", config, "--out", tmp_path / "processes", "--processes", 2)[0] == 0
+    assert subprocess.run([*command, tmp_path / "torchrun"], capture_output=True, check=False).returncode == 0
+    assert same_run(tmp_path / "torchrun", tmp_path / "processes")
+    with (tmp_path / "log").open("wb") as log:
+        agent = subprocess.Popen([*command, tmp_path / "killed"], stderr=log, stdout=log)
+    while not (tmp_path / "killed" / "last.pt").exists():
+        assert agent.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    random.choice(psutil.Process(agent.pid).children()).kill()  # any will do
+    assert agent.wait() == 0, (tmp_path / "log").read_text()
+    assert same_run(tmp_path / "killed", tmp_path / "processes")

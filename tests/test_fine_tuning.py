@@ -12,6 +12,7 @@ from spiketrack.datasets.etram import find_sequences
 from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.deploy import fuse, unroll
 from spiketrack.deploy.distill import DistillationSettings, distillation_loss
+from spiketrack.deploy.integers import bits_of
 from spiketrack.deploy.masks import prunable, sparsity
 from spiketrack.deploy.prune import fused_weights, is_pruned
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
@@ -19,7 +20,7 @@ from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.shipped import write_shipped
 from spiketrack.errors import CheckpointError, SettingsError
 from spiketrack.evaluation import EvaluationSettings
-from spiketrack.fine_tuning import FineTuner, FineTuningSettings, fine_tune, rounds_like
+from spiketrack.fine_tuning import FineTuner, FineTuningSettings, fine_tune, quantized, rounds_like
 from spiketrack.pipeline import Detector
 from spiketrack.training import Trainer, TrainingSettings
 
@@ -147,6 +148,55 @@ def test_a_teacher_is_heard_beside_the_labels(squares, tmp_path):
     assert float(both.total) == pytest.approx(float(alone.total) + float(taught), rel=1e-5)
     assert float(taught) > 0.1
     assert float(both.box) == float(alone.box)
+
+
+QUANTISED = FineTuningSettings(share=0.4, batches=2, quantize="int8")
+
+
+@pytest.fixture(scope="module")
+def in_integers(squares, tmp_path_factory):
+    """The folder of a round that took channels and trained with whole weights, taught by the whole network."""
+    out = tmp_path_factory.mktemp("integers")
+    run_of = rounds_like(plain_run(squares, out, precision="bfloat16"))
+    assert fine_tune(loud_detector(decoding=DecodeSettings()), run_of, QUANTISED, out, teacher=loud_detector())
+    return out
+
+
+def test_a_pruned_network_learns_in_the_integers_that_will_run(in_integers, run):
+    start, best = (Detector.load(in_integers / name) for name in ("round_1/start.pt", "best.pt"))
+    assert (bits_of(best.model), load_checkpoint(in_integers / "best.pt")["pruned"]) == (8, True)
+    assert fused_weights(best.model) == pytest.approx(0.6 * fused_weights(loud_detector().model), rel=0.03)
+    before, after = start.model.state_dict(), best.model.state_dict()
+    assert not torch.equal(before["stem.conv.weight"], after["stem.conv.weight"])
+    code, *_ = run("export", in_integers / "best.pt", "--out", "network.onnx")
+    assert code == 0
+    exported = Detector.load("network.onnx").model
+    x = torch.poisson(torch.full((3, 1, 2, 64, 64), 0.3), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(exported(x)[0].features, best.fused().model(x)[0].features)
+
+
+def test_rounds_in_integers_that_were_stopped_are_the_whole_ones(in_integers, squares, tmp_path):
+    run_of = rounds_like(plain_run(squares, tmp_path, precision="bfloat16"))
+
+    def die(progress):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    def tune(settings, on_step=lambda progress: None):
+        detector = loud_detector(decoding=DecodeSettings())
+        return fine_tune(detector, run_of, settings, tmp_path, teacher=loud_detector(), on_step=on_step)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(QUANTISED, die)
+    assert tune(QUANTISED)
+    ours, theirs = (load_checkpoint(folder / "best.pt")["weights"] for folder in (tmp_path, in_integers))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(SettingsError, match="quantised to int8 already; begin with it as trained"):
+        quantized(Detector.load(tmp_path / "best.pt"), "int4", [])
+    with pytest.raises(SettingsError, match=r"zeros of re-parameterised convolutions are lost; take channels"):
+        tune(QUANTISED.model_copy(update={"kind": "weights"}))
 
 
 def test_what_cannot_be_taught_or_taken_is_said(squares, tmp_path):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from spiketrack.datasets.augment import AugmentSettings
 from spiketrack.datasets.etram import find_sequences
 from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
+from spiketrack.deploy.prune import prune
 from spiketrack.detector.checkpoint import load_checkpoint, save_checkpoint
 from spiketrack.detector.decode import DecodeSettings
 from spiketrack.detector.families import family_named
@@ -680,6 +682,36 @@ def test_a_new_run_starts_from_the_weights_of_another(squares, whole, tmp_path):
     other = make_trainer(squares, tmp_path, input=InputSettings(slice_us=SLICE_US, bins=2))
     with pytest.raises(CheckpointError, match=r"of another model"):
         other.start_from(path)
+
+
+def test_a_run_goes_on_with_a_pruned_network_and_can_be_resumed(squares, tmp_path):
+    network = make_trainer(squares, tmp_path).averaged()
+    content = replace(network, model=prune(network.model, 0.5)).content()
+    assert content["pruned"]
+    save_checkpoint(tmp_path / "pruned.pt", content)
+    trainer = make_trainer(squares, tmp_path / "whole", epochs=1)
+    trainer.start_from(tmp_path / "pruned.pt")
+    assert_same(dict(trainer.model.state_dict()), dict(content["weights"]))
+    trainer.run()
+    left = load_checkpoint(tmp_path / "whole" / "last.pt")
+    assert left["pruned"]
+    name = "stage1.0.expand.conv.weight"  # learnt, as narrow as before
+    assert left["weights"][name].shape == content["weights"][name].shape
+    assert not torch.equal(left["weights"][name], content["weights"][name])
+    stopped = make_trainer(squares, tmp_path / "stopped", epochs=1)
+    stopped.start_from(tmp_path / "pruned.pt")
+
+    def die(progress):
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(die)
+    assert finish(squares, tmp_path / "stopped", epochs=1) == 2  # a checkpoint every two steps
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    save_checkpoint(tmp_path / "whole.pt", {**content, "quantized": 8})
+    with pytest.raises(CheckpointError, match="a quantised network; `spiketrack fine-tune --weights` trains it on"):
+        stopped.start_from(tmp_path / "whole.pt")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Station: of `spiketrack compress`. In come detectors, the first as the measure of the others (those fine-tuned while
 they were pruned, say), labelled sequences and recordings to calibrate on. Out comes a row for every form of each: as
-trained, fused, on onnxruntime in float32 and with 8-bit weights and convolutions; and the same of the first without a
-share of its channels.
+trained, fused, on onnxruntime in float32 and with 8-bit weights and convolutions; of a quantised one as trained and as
+its 8-bit file. And the same of the first without a share of its channels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.deploy import fuse
 from spiketrack.deploy.export import described_model, save_onnx
+from spiketrack.deploy.integers import bits_of
 from spiketrack.deploy.onnx_runtime import OnnxNetwork
 from spiketrack.deploy.prune import prune, settle_norms
 from spiketrack.deploy.quantize import quantize, sizes
@@ -111,15 +112,16 @@ def compress(
     torch.set_num_threads(1)
     try:
         first = next(iter(detectors.values()))
-        planes = [_planes(first, recording, settings.steps) for recording in calibration]
+        planes = [first_planes(first, recording, settings.steps) for recording in calibration]
         candidates = dict(detectors)
         if settings.prune:
             candidates["pruned, untrained"] = _pruned(first, settings.prune, planes)
         rows = []
+        total = sum(len(forms_of(detector, settings)) for detector in candidates.values())
         for name, detector in candidates.items():
-            for form in _forms_of(detector, name, planes, settings, out):
+            for form in _made_forms(detector, name, planes, settings, out):
                 rows.append(_row(form, detector, sequences, settings, rules))
-                on_form(len(rows), len(candidates) * len(settings.forms), form.name)
+                on_form(len(rows), total, form.name)
         return rows
     finally:
         torch.set_num_threads(threads)
@@ -134,14 +136,20 @@ def _pruned(detector: Detector, share: float, planes: list[NDArray[np.float32]])
     return replace(detector, model=pruned)
 
 
-def _forms_of(
+def forms_of(detector: Detector, settings: CompressionSettings) -> tuple[str, ...]:
+    """Which forms there are of a detector; of a quantised one what was trained, and its 8-bit file."""
+    exact = bits_of(detector.model) is not None
+    return tuple(form for form in settings.forms if not exact or form in ("as trained", "int8"))
+
+
+def _made_forms(
     detector: Detector, name: str, planes: list[NDArray[np.float32]], settings: CompressionSettings, out: Path
 ) -> Iterator[Form]:
     width, height = settings.size
     network, details, fused = detector.model, detector.content(), fuse(detector.model)
     channels = network.in_channels
     stem = name.replace(", ", "_").replace(" ", "_") or "network"
-    energy = energy_mj(fused, planes)
+    energy, forms = energy_mj(fused, planes), forms_of(detector, settings)
 
     def form(kind: str, network: Any, counted: torch.nn.Module, file: str, parts: dict[str, int]) -> Form:
         parameters = sum(p.numel() for p in counted.parameters())
@@ -149,19 +157,19 @@ def _forms_of(
         title = f"{name}, {kind}" if name else kind
         return Form(title, network, file, sum(parts.values()), parts, parameters, macs, energy)
 
-    if "as trained" in settings.forms:
+    if "as trained" in forms:
         save_checkpoint(out / f"{stem}.pt", details)
         weights = sum(tensor.nbytes for tensor in details["weights"].values())
         parts = {"weights": weights, "rest": (out / f"{stem}.pt").stat().st_size - weights}
         yield form("as trained", network, network, f"{stem}.pt", parts)
-    if "fused" in settings.forms:
+    if "fused" in forms:
         yield form("fused", fused, fused, "-", {"weights": _weights_bytes(fused)})
-    if not {"onnxruntime", "int8"} & set(settings.forms):
+    if not {"onnxruntime", "int8"} & set(forms):
         return
     model = described_model(network, details)
     for kind, file in (("onnxruntime", f"{stem}.onnx"), ("int8", f"{stem}_int8.onnx")):
-        if kind in settings.forms:
-            made = model if kind == "onnxruntime" else quantize(model, planes)
+        if kind in forms:
+            made = model if kind == "onnxruntime" or bits_of(network) is not None else quantize(model, planes)
             save_onnx(made, out / file)
             yield form(kind, OnnxNetwork.load(out / file), fused, file, sizes(made))
 
@@ -213,8 +221,8 @@ def step_ms(network: Any, size: tuple[int, int], repeats: int = REPEATS) -> floa
     return least * 1000
 
 
-def _planes(detector: Detector, recording: Recording, steps: int) -> NDArray[np.float32]:
-    """(T, 1, C, H, W) of the first steps of a recording."""
+def first_planes(detector: Detector, recording: Recording, steps: int) -> NDArray[np.float32]:
+    """(T, 1, C, H, W), what the network sees of the first steps of a recording."""
     shown = detector.input
     seen = islice(windows(recording, shown.seen_us, stride_us=shown.slice_us), steps)
     encoded = [shown.encode(window, window.end_us) for window in seen]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from spiketrack.errors import SettingsError, TrainingError
 
@@ -131,7 +132,11 @@ def joined(device: str = "cpu") -> Generator[Ranks]:
                 "start as many processes as there are GPUs"
             )
         torch.cuda.set_device(own)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun keeps its store over restarts: without a name of their own, ranks would wait for addresses of dead ones
+    store = dist.PrefixStore(f"attempt_{_restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield ranks
     finally:
@@ -145,7 +150,11 @@ def started_as_rank() -> bool:
 
 def restarted() -> bool:
     """Whether this process takes the place of one that died; torchrun and `launching` count."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _place() -> str:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a trained network learns on while weights or channels are taken from it, or with a teacher beside it.
+"""Fine-tuning: a trained network learns on while it is pruned or quantised, or with a teacher beside it.
 
 Station: above training. In come a detector and what makes a training run of one, out comes a folder with one run per
 round, `round_1`, `round_2`, ..., and the result, `best.pt`. A round begins by taking a growing share away
@@ -7,6 +7,8 @@ round, `round_1`, `round_2`, ..., and the result, `best.pt`. A round begins by t
 channels   really taken out: those of which the labels say that the loss needs them least for what they cost
            (deploy.prune); the network gets smaller and quicker
 weights    set to zero and kept there through the rounds, the smallest ones (deploy.masks); every width stays
+
+The last round may begin by quantising, too (deploy.integers): it trains with the very integers that will run.
 
 With a teacher the loss of the labels is joined by how far its predictions are (deploy.distill).
 """
@@ -25,8 +27,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from spiketrack.compression import first_planes
 from spiketrack.datasets.batches import Batch
+from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.deploy.distill import DistillationSettings, distillation_loss
+from spiketrack.deploy.exact import largest_count
+from spiketrack.deploy.integers import bits_of, in_integers
 from spiketrack.deploy.masks import Growth, apply_masks, grown, prunable, smallest_weights, sparsity
 from spiketrack.deploy.prune import effects, fused_weights, prune_to
 from spiketrack.detector.checkpoint import save_checkpoint
@@ -39,6 +45,10 @@ from spiketrack.progress import Progress
 from spiketrack.training import Trainer
 
 log = logging.getLogger(__name__)
+
+Precision = Literal["int8", "int6", "int4", "int3", "int2"]
+
+CALIBRATED = 8, 40  # recordings, and steps of each, whose currents say what range they need; training widens it
 
 
 class FineTuningSettings(BaseModel):
@@ -53,6 +63,9 @@ class FineTuningSettings(BaseModel):
     rounds: int = Field(1, ge=1, description="in how many rounds, each with a run of all epochs behind it")
     growth: Growth = Field("linear", description="how the share grows over the rounds; cubic takes most of it early")
     batches: int = Field(8, ge=1, description="batches whose labels say which channels matter")
+    quantize: Precision | None = Field(
+        None, description="bits of the weights in the last round, of currents 8: int8, int6, int4, int3 or int2"
+    )
     distillation: DistillationSettings = Field(DistillationSettings(), description="what a teacher counts")
 
 
@@ -72,6 +85,10 @@ class FineTuner(Trainer):
         weights = prunable(self.model)
         masks = {name: weight != 0 for name, weight in weights.items()} if settings.kind == "weights" else {}
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
+        if settings.quantize is not None and settings.kind == "weights" and settings.share:
+            raise SettingsError(
+                "quantisation fuses layers, where zeros of re-parameterised convolutions are lost; take channels"
+            )
         if teacher is not None:
             _check_teacher(teacher, self.detector, self.settings.state)
             self.loss = _Taught(self.loss, teacher, self.model, settings.distillation)
@@ -127,7 +144,11 @@ def fine_tune(
         if not start.exists():
             share = grown(settings.share, number / settings.rounds, settings.growth)
             before = detector if number == 1 else Detector.load(out / f"round_{number - 1}" / "best.pt")
-            save_checkpoint(start, thinned(run_of(before, folder), share, settings).content())
+            plain = run_of(before, folder)
+            thin = thinned(plain, share, settings)
+            if settings.quantize is not None and number == settings.rounds:
+                thin = quantized(thin, settings.quantize, plain.samples.sequences)
+            save_checkpoint(start, thin.content())
         run = FineTuner(run_of(Detector.load(start), folder), settings, teacher)
         if (folder / "last.pt").exists():
             run.resume()
@@ -175,6 +196,22 @@ def thinned(run: Trainer, share: float, settings: FineTuningSettings) -> Detecto
     return replace(run.detector, model=prune_to(model, share, scores).cpu())
 
 
+def quantized(detector: Detector, precision: Precision, sequences: Sequence[LabelledSequence]) -> Detector:
+    """The detector with whole weights, its currents calibrated on the first steps of some of the sequences.
+
+    Raises SettingsError where it is quantised already, but to another precision, and for networks without spikes.
+    """
+    bits, found = int(precision.removeprefix("int")), bits_of(detector.model)
+    if found is not None:
+        if found != bits:
+            raise SettingsError(f"{detector.name} is quantised to int{found} already; begin with it as trained")
+        return detector
+    recordings, steps = CALIBRATED
+    chosen = sequences[:: max(1, len(sequences) // recordings)][:recordings]
+    planes = [first_planes(detector, sequence.open(), steps) for sequence in chosen]
+    return replace(detector, model=in_integers(detector.model, bits, largest_count(detector.input), planes))
+
+
 def _losses(run: Trainer, batches: Iterator[Batch]) -> Iterator[Tensor]:
     """The loss of every batch with labels, with its graph, norms by their running statistics."""
     for batch in batches:
@@ -187,9 +224,16 @@ def _losses(run: Trainer, batches: Iterator[Batch]) -> Iterator[Tensor]:
 def describe(model: nn.Module) -> str:
     """How much of a network is left, in words."""
     zeros = sparsity(prunable(model))
+    bits = bits_of(model)
+    if bits is not None:
+        return f"{fused_weights(model) if isinstance(model, SpikeYOLO) else _count(model):,} weights of {bits} bits"
     if isinstance(model, SpikeYOLO):
         return f"{fused_weights(model):,} weights when fused, {zeros:.1%} of those as trained are zero"
-    return f"{sum(p.numel() for p in model.parameters()):,} weights, {zeros:.1%} of those to prune are zero"
+    return f"{_count(model):,} weights, {zeros:.1%} of those to prune are zero"
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _check_teacher(teacher: Detector, learner: Detector, state: str) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from spiketrack.boxes import Boxes
 from spiketrack.deploy import fuse
 from spiketrack.deploy.exact import exact, largest_count
+from spiketrack.deploy.integers import bare_integers, bits_of
 from spiketrack.deploy.onnx_runtime import OnnxNetwork
 from spiketrack.deploy.prune import fit_widths, is_pruned
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights
@@ -110,7 +111,12 @@ class Detector:
                 tuple(content["class_names"]),
             )
             weights = content["weights"]
-            if content.get("pruned") and isinstance(detector.model, SpikeYOLO):
+            bits, pruned = content.get("quantized"), content.get("pruned")
+            if bits is not None:
+                counts = largest_count(detector.input)
+                bare = bare_integers(detector.model, int(bits), counts, weights if pruned else None)
+                detector = replace(detector, model=bare)
+            elif pruned and isinstance(detector.model, SpikeYOLO):
                 fit_widths(detector.model, weights)
         except (KeyError, TypeError, AttributeError, SettingsError, ValidationError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -175,7 +181,9 @@ class Detector:
         return replace(self, model=fuse(self.model))
 
     def content(self) -> dict[str, Any]:
-        """What a checkpoint must hold for `load`. pruned: where layers are narrower than the settings say."""
+        """What a checkpoint must hold for `load`. pruned: where layers are narrower than the settings say. quantized:
+        bits of the weights of a network in integers (`deploy.integers`), which is fused."""
+        bits = bits_of(self.model)
         return {
             "model": self.model.settings.model_dump(),
             "input": self.input.model_dump(),
@@ -183,6 +191,7 @@ class Detector:
             "class_names": list(self.class_names),
             "weights": self.model.state_dict(),
             **({"pruned": True} if is_pruned(self.model) else {}),
+            **({} if bits is None else {"quantized": bits}),
         }
 
     def detect(

@@ -29,8 +29,10 @@ from spiketrack.datasets.batches import Batch, of_last_step, read_ahead
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
+from spiketrack.deploy.prune import fit_widths
 from spiketrack.detector.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from spiketrack.detector.loss import LossSettings
+from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.diagnosis import zero_map_causes
 from spiketrack.distributed import ALONE, Ranks
 from spiketrack.errors import CheckpointError, SettingsError, TrainingError
@@ -382,15 +384,29 @@ class Trainer:
     def start_from(self, path: Path) -> None:
         """Begin with the weights of a checkpoint instead of random ones; the rest of the run is a new one.
 
-        Raises CheckpointError where they are of another network.
+        Those of a pruned network make this one as narrow. Raises CheckpointError where they are of another network.
         """
         content = self.ranks.from_first(lambda: load_checkpoint(path))
         if "weights" not in content:
             raise CheckpointError(f"{path}: holds no network")
+        if "quantized" in content:
+            raise CheckpointError(f"{path}: a quantised network; `spiketrack fine-tune --weights` trains it on")
+        self._fit_widths(content)
         saved: dict[str, Tensor] = content["weights"]
         weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in saved.items()}
         load_weights(self.model, weights, path)
         load_weights(self.average, weights, path)
+
+    def _fit_widths(self, content: dict[str, Any]) -> None:
+        """Make the network as narrow as the pruned one of a checkpoint, and forget what the optimizer knew."""
+        if not content.get("pruned") or "quantized" in content:
+            return
+        for model in (self.model, self.average):
+            if isinstance(model, SpikeYOLO):
+                fit_widths(model, content["weights"])
+                model.to(self.device)
+        self.average.requires_grad_(False)
+        self.optimizer = make_optimizer(self.model, self.settings)
 
     def resume(self) -> None:
         """Continue from `last.pt`, with any number of processes; only with the same number to the bit.
@@ -402,6 +418,7 @@ class Trainer:
         run: dict[str, Any] | None = content.get("run")
         if run is None:
             raise CheckpointError(f"{path}: holds a network but no training run to resume")
+        self._fit_widths(content)
         differing = _differing(run["settings"], self._settings())
         if differing or run["batches"] != self.batches:
             what = f"settings ({', '.join(differing)})" if differing else "training data"

@@ -1,12 +1,15 @@
 """Compression: multiples of the first row, and what the commands say before any work is done."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from exported import spikeyolo
 from networks import events
 
-from spiketrack.compression import Row, compression_values, energy_mj
+from spiketrack.compression import FORMS, CompressionSettings, Row, compression_values, energy_mj, forms_of
 from spiketrack.deploy import fuse
+from spiketrack.deploy.integers import in_integers
 from spiketrack.errors import SettingsError
 from spiketrack.report.compression import HEAD, compression_row, write_compression
 
@@ -51,6 +54,13 @@ def test_mistakes_are_one_line(run, arguments, said):
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert said in err
+
+
+def test_a_quantised_network_has_two_forms():
+    settings = CompressionSettings((64, 64))
+    assert forms_of(spikeyolo(), settings) == FORMS
+    network = in_integers(spikeyolo().model, 8, 10, [events(1)])
+    assert forms_of(replace(spikeyolo(), model=network), settings) == ("as trained", "int8")
 
 
 def test_energy_is_that_of_the_steps_looked_at():

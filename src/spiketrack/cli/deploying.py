@@ -12,29 +12,60 @@ from spiketrack.cli.app import Config, Set, app, number, progress_line
 from spiketrack.cli.networks import training_progress
 from spiketrack.errors import SettingsError
 
+NOMINAL = "346x260"  # a DAVIS346
+
 
 @app.command()
 def export(
-    weights: Annotated[Path, typer.Argument(help="checkpoint of a detector")],
-    out: Annotated[Path | None, typer.Option(help="file to write; default beside the weights, .onnx or .pt2")] = None,
-    program: Annotated[
-        bool, typer.Option("--program", help="a program of torch.export instead of ONNX; of a fixed --size")
-    ] = False,
-    size: Annotated[str, typer.Option(help="input of the program as WIDTHxHEIGHT")] = "346x260",
+    weights: Annotated[Path, typer.Argument(help="checkpoint of a detector; for nir also of a classifier")],
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; default beside the weights, .onnx, .pt2 or .nir")
+    ] = None,
+    format: Annotated[
+        Literal["onnx", "program", "nir"],
+        typer.Option(help="onnx; program: of torch.export; nir: a graph of binary neurons; both of one size"),
+    ] = "onnx",
+    size: Annotated[
+        str | None, typer.Option(help="input as WIDTHxHEIGHT; default 346x260, of a classifier its own")
+    ] = None,
 ) -> None:
-    """Write one time step of a network, its state as inputs and outputs, as ONNX (docs/deploy.md)."""
+    """Write one time step of a network, as ONNX with its state as inputs and outputs, or for NIR (docs/deploy.md)."""
     from spiketrack.deploy.export import export_onnx, export_program, save_program
     from spiketrack.pipeline import Detector
 
-    detector = Detector.load(weights)
-    out = out or weights.with_suffix(".pt2" if program else ".onnx")
+    if format == "onnx" and size is not None:
+        raise SettingsError("--size: an ONNX file takes inputs of any size; leave it out")
+    out = out or weights.with_suffix({"onnx": ".onnx", "program": ".pt2", "nir": ".nir"}[format])
     out.parent.mkdir(parents=True, exist_ok=True)
-    if program:
-        width, height = _size(size)
-        written = save_program(export_program(detector.model, height, width), out)
+    if format == "nir":
+        name, written = _export_nir(weights, size, out)
     else:
-        written = export_onnx(detector.model, detector.content(), out)
-    print(f"{out}: {detector.name}, one time step, {written / 1e6:.2f} MB")
+        detector = Detector.load(weights)
+        name = detector.name
+        if format == "program":
+            width, height = _size(size or NOMINAL)
+            written = save_program(export_program(detector.model, height, width), out)
+        else:
+            written = export_onnx(detector.model, detector.content(), out)
+    print(f"{out}: {name}, one time step, {written / 1e6:.2f} MB")
+
+
+def _export_nir(weights: Path, size: str | None, out: Path) -> tuple[str, int]:
+    """The network's name and the bytes written."""
+    from spiketrack.classification.classifier import TASK, Classifier
+    from spiketrack.deploy.nir_export import export_nir
+    from spiketrack.detector.checkpoint import load_checkpoint
+    from spiketrack.pipeline import Detector
+
+    if load_checkpoint(weights).get("task") != TASK:
+        detector = Detector.load(weights)
+        width, height = _size(size or NOMINAL)
+        return detector.name, export_nir(detector.model, height, width, detector.input.slice_us, out)
+    classifier = Classifier.load(weights)
+    seen = classifier.input
+    width, height = _size(size) if size else (seen.width, seen.height)
+    written = export_nir(classifier.model, height, width, seen.duration_us // seen.steps, out)
+    return classifier.settings.backbone, written
 
 
 @app.command("fine-tune")
@@ -53,6 +84,10 @@ def fine_tune(
     growth: Annotated[
         Literal["linear", "cosine", "cubic"], typer.Option(help="how the share grows over the rounds")
     ] = "linear",
+    quantize: Annotated[
+        Literal["int8", "int6", "int4", "int3", "int2"] | None,
+        typer.Option(help="in the last round train with whole weights of so many bits, as they will run"),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="checkpoint of a network whose predictions to learn beside the labels")
     ] = None,
@@ -62,7 +97,7 @@ def fine_tune(
     resume: Annotated[bool, typer.Option("--resume", help="continue the rounds in that folder")] = False,
     overrides: Set = None,
 ) -> None:
-    """Train a network on while it is pruned, or with a teacher beside the labels (docs/deploy.md)."""
+    """Train a network on while it is pruned or quantised, or with a teacher beside the labels (docs/deploy.md)."""
     from pydantic import ValidationError
 
     from spiketrack.deploy.distill import DistillationSettings
@@ -76,8 +111,8 @@ def fine_tune(
     try:
         distillation = DistillationSettings(class_gain=class_gain, box_gain=box_gain, temperature=temperature)
         settings = FineTuningSettings(
-            share=share, kind=kind, rounds=rounds, growth=growth, distillation=distillation
-        )  # fmt: skip
+            share=share, kind=kind, rounds=rounds, growth=growth, quantize=quantize, distillation=distillation
+        )
     except ValidationError as error:
         fault = error.errors()[0]
         option = str(fault["loc"][-1]).replace("_", "-")

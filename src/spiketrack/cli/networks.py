@@ -67,7 +67,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="folder of the run; default runs/<name>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in that folder")] = False,
     start_from: Annotated[
-        Path | None, typer.Option(help="begin with the weights of a checkpoint of the same network, in a new run")
+        Path | None,
+        typer.Option(help="begin with the weights of a checkpoint of the same network, maybe pruned"),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="processes that share every batch; default 1 (docs/distributed.md)")

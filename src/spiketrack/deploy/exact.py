@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketrack.deploy.fusing import Network, NeuronConv, fuse
+from spiketrack.deploy.integers import integer_convs
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.representations import InputSettings
 from spiketrack.spiking import ILIF
@@ -46,8 +47,8 @@ def exact(network: Network, largest: int | None) -> Network:
     fused = fuse(network)
     if not isinstance(fused, SpikeYOLO) or largest is None or fused.stem.conv.weight.dtype != torch.float32:
         return fused
-    if fused.settings.neuron.activation != "spikes":
-        return fused  # it sends real numbers
+    if fused.settings.neuron.activation != "spikes" or integer_convs(fused):
+        return fused  # it sends real numbers, or rounds its weights itself
     for layer in fused.modules():
         if isinstance(layer, NeuronConv):
             _round(layer.conv, layer.neuron.settings.levels if isinstance(layer.neuron, ILIF) else largest)

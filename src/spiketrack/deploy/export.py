@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 
 from spiketrack.deploy.exact import exact, largest_count
 from spiketrack.deploy.fusing import fuse, replace_modules
+from spiketrack.deploy.integers import integer_convs, without_integers
 from spiketrack.deploy.onnx_runtime import DETAILS, INPUT, MAP, NEXT, STATE
 from spiketrack.detector.spikeyolo import ModelSettings, SpikeYOLO
 from spiketrack.detector.ssd import SSD
@@ -176,9 +177,16 @@ def described_model(network: SpikeYOLO | SSD, details: dict[str, Any]) -> onnx.M
     """`onnx_model` with what the checkpoint says of it, all of `details` but the weights, in its metadata.
 
     Where the input are integers the weights are rounded to a grid on which onnxruntime's sums are torch's (`exact`).
+    A network with whole weights (`integers`) becomes an 8-bit file.
     """
-    counts = largest_count(InputSettings.model_validate(details["input"])) if "input" in details else None
-    model = onnx_model(exact(network, counts))
+    from spiketrack.deploy.quantize import quantize_as
+
+    layers = integer_convs(network)
+    if layers:
+        model = quantize_as(onnx_model(without_integers(fuse(network))), layers)
+    else:
+        counts = largest_count(InputSettings.model_validate(details["input"])) if "input" in details else None
+        model = onnx_model(exact(network, counts))
     set_details(model, {key: value for key, value in details.items() if key != "weights"})
     return model
 

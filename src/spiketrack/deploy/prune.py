@@ -21,6 +21,8 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spiketrack.deploy.fusing import fuse
+from spiketrack.deploy.integers import integer_convs
 from spiketrack.detector.spikeyolo import SpikeYOLO
 from spiketrack.errors import SettingsError
 from spiketrack.spiking.layers import AllConvBlock, ConvBlock, DownSampling, RepConv, SepConv, SepRepConv, SpikeSPPF
@@ -157,9 +159,13 @@ def fit_widths(network: SpikeYOLO, weights: dict[str, Tensor]) -> None:
 
 
 def is_pruned(network: nn.Module) -> bool:
-    """Whether a network as trained has fewer inner channels than its settings say."""
-    if not isinstance(network, SpikeYOLO) or not isinstance(network.stem, DownSampling):
+    """Whether a network as trained, or in integers, has fewer inner channels than its settings say."""
+    if not isinstance(network, SpikeYOLO):
         return False
+    if not isinstance(network.stem, DownSampling):
+        full = fuse(_whole(network))
+        convs = integer_convs(network)
+        return any(conv.out_channels < full.get_submodule(name).out_channels for name, conv in convs.items())
     pairs = zip(inner_channels(network), inner_channels(_whole(network)), strict=True)
     return any(ours.made_by.out_channels < full.made_by.out_channels for ours, full in pairs)
 

@@ -1,37 +1,36 @@
-"""Quantisation: int8 convolutions in an exported network, after training.
+"""Quantisation: int8 convolutions in an exported network.
 
-Station: after `export`. In come an ONNX model and recordings to calibrate on, out goes a model whose dense convolutions
-that read spikes compute in 8 bit. Spikes are integers 0 .. D already and lose nothing; rounded are the weights, to int8
-with a scale per output channel, and the currents, to 8 bit within the range of every channel in the calibration.
-Membranes stay float32. The first layer, which reads counts, and depthwise ones, which onnxruntime computes slower in
-8 bit than in float32, compute in float32; their weights lie in the file as int8 all the same, and become s_w[o] times
-the integer once, when a session begins.
+Station: after `export`. In come an ONNX model and recordings to calibrate on, or a network that was trained with whole
+weights; out goes a model whose dense convolutions that read spikes compute in 8 bit. Spikes are integers 0 .. D already
+and lose nothing; rounded are the weights, to int8 with a scale per output channel, and the currents, to 8 bit within
+the range of every channel in the calibration. Membranes stay float32. The first layer, which reads counts, and
+depthwise ones, which onnxruntime computes slower in 8 bit than in float32, compute in float32; their weights lie in the
+file as int8 all the same, and become s_w[o] times the integer once, when a session begins.
 
-    s_w[o] = max |W[o]| / 127                             weights W[o] / s_w[o], rounded
-    s_y[o] = (high[o] - low[o]) / 255                     of currents, low <= 0 <= high
-    z[o] = round(-low[o] / s_y[o])                        the byte that stands for a current of 0
-    y[o] = s_y[o] (q - z[o]),  q = clip(round((acc + b[o]) s_w[o] / s_y[o]) + 128, 0, 255)
-
-acc is the exact sum of integers; b holds the bias and z - 128, in units of s_w. onnxruntime's QLinearConv knows one
-output scale a tensor: here it is 1, and s_w[o] / s_y[o] stands in the place of the weights' scales.
+The equations stand in `integers`, which computes the same on torch. onnxruntime's QLinearConv knows one output scale a
+tensor: here it is 1, and s_w[o] / s_y[o] stands in the place of the weights' scales.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from spiketrack.deploy.onnx_runtime import resting_inputs, run_step, start_session
+from spiketrack.deploy import integers
+from spiketrack.deploy.exact import largest_count
+from spiketrack.deploy.integers import MIDDLE, IntegerConv
+from spiketrack.deploy.onnx_runtime import DETAILS, INPUT, resting_inputs, run_step, start_session
 from spiketrack.errors import SettingsError
+from spiketrack.representations import InputSettings
 
 if TYPE_CHECKING:
     import onnx
-
-MIDDLE = 128
-"""The byte that QLinearConv adds; each channel's own zero is in its bias."""
 
 
 class Ranges(NamedTuple):
@@ -41,37 +40,82 @@ class Ranges(NamedTuple):
     high: NDArray[np.float32]
 
 
-def quantize(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
+class Rounding(NamedTuple):
+    """How one convolution becomes integers. ranges: of its currents; None: they stay float32. largest: of the integers
+    that it reads, None where they are none."""
+
+    bits: int
+    ranges: Ranges | None
+    largest: int | None
+
+
+def quantize(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], bits: int = 8) -> onnx.ModelProto:
     """A model with 8-bit convolutions; the argument stays as it is.
 
-    inputs: representations (T, B, C, H, W), each run from a fresh state, that show what currents there are. Raises
-    SettingsError where there are none, or no convolution of the model reads spikes.
+    inputs: representations (T, B, C, H, W), each run from a fresh state, that show what currents there are. bits: of
+    the weights, 2 to 8, in a file of bytes in any case. Raises SettingsError where there are no inputs, or no
+    convolution of the model reads spikes.
     """
-    import onnx
-
     convs = quantizable(model)
     if not convs:
         raise SettingsError("quantize: no dense convolution of this model reads spikes, so nothing would change")
     ranges = measure_ranges(model, [conv.output[0] for conv in convs], inputs)
+    spikes, counts = _largest(model)
+    chosen = {}
+    for conv in _convolutions(model):
+        largest = counts if conv.input[0] == INPUT else spikes if _reads_spikes(model, conv) else None
+        chosen[conv.input[1]] = Rounding(bits, ranges.get(conv.output[0]), largest)
+    return _rounded(model, chosen)
+
+
+def quantize_as(model: onnx.ModelProto, layers: Mapping[str, IntegerConv]) -> onnx.ModelProto:
+    """A model that computes, to the bit, what the quantised network does whose real weights it was made of.
+
+    layers: of `integers.integer_convs`, by name in the network.
+    """
+    chosen = {}
+    for conv in _convolutions(model):
+        layer = layers[conv.input[1].removeprefix("network.").removesuffix(".weight")]
+        ranges = Ranges(layer.low.cpu().numpy(), layer.high.cpu().numpy()) if layer.rounds else None
+        chosen[conv.input[1]] = Rounding(layer.bits, ranges, layer.largest)
+    return _rounded(model, chosen)
+
+
+def _rounded(model: onnx.ModelProto, chosen: Mapping[str, Rounding]) -> onnx.ModelProto:
+    """A model whose convolutions are rounded; chosen: by the names of their weights."""
+    import onnx
+
     result = onnx.ModelProto()
     result.CopyFrom(model)
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     added: dict[str, NDArray] = {}
     bytes_of: dict[str, str] = {}  # spikes to their bytes, which several convolutions may read
-    chosen = {conv.output[0] for conv in convs}
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.output[0] in chosen:
-            own, constants = _integer_conv(node, weights, ranges[node.output[0]], bytes_of)
+        rounding = chosen.get(node.input[1]) if node.op_type == "Conv" else None
+        if rounding is None:
+            nodes.append(node)
+        elif rounding.ranges is None:
+            own, constants = _small_weights(node, weights, rounding)
             nodes += own
             added |= constants
         else:
-            if node.op_type == "Conv" and node.input[1] in weights:
-                added |= _small_weights(node, weights[node.input[1]], nodes)
-            nodes.append(node)
+            own, constants = _integer_conv(node, weights, rounding, bytes_of)
+            nodes += own
+            added |= constants
     _rebuild(result, nodes, added)
     onnx.checker.check_model(result)
     return result
+
+
+def _largest(model: onnx.ModelProto) -> tuple[int | None, int | None]:
+    """The largest integers that neurons send, and that the input holds, as far as the file says."""
+    said = next((prop.value for prop in model.metadata_props if prop.key == DETAILS), "{}")
+    details = json.loads(said)
+    if "model" not in details:
+        return None, None
+    spikes = details["model"]["neuron"].get("levels", 1)
+    return spikes, largest_count(InputSettings.model_validate(details["input"])) if "input" in details else None
 
 
 def sizes(model: onnx.ModelProto) -> dict[str, int]:
@@ -85,6 +129,14 @@ def sizes(model: onnx.ModelProto) -> dict[str, int]:
 
 def quantizable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The dense convolutions whose input are spikes: what rounding or a comparison gives."""
+    return [conv for conv in _convolutions(model) if _groups(conv) == 1 and _reads_spikes(model, conv)]
+
+
+def _convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def _reads_spikes(model: onnx.ModelProto, conv: onnx.NodeProto) -> bool:
     made_by = {name: node for node in model.graph.node for name in node.output}
 
     def spikes(name: str) -> bool:
@@ -93,14 +145,14 @@ def quantizable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
             return False
         if node.op_type in ("MaxPool", "Reshape"):
             return spikes(node.input[0])
+        if node.op_type == "Concat":
+            return all(spikes(part) for part in node.input)
         if node.op_type == "Cast":
             source = made_by.get(node.input[0])
             return source is not None and source.op_type == "GreaterOrEqual"
         return node.op_type == "Round"
 
-    return [
-        node for node in model.graph.node if node.op_type == "Conv" and _groups(node) == 1 and spikes(node.input[0])
-    ]
+    return spikes(conv.input[0])
 
 
 def measure_ranges(
@@ -128,16 +180,33 @@ def measure_ranges(
     return {name: Ranges(low[name], high[name]) for name in names}
 
 
-def _small_weights(conv: onnx.NodeProto, weight: NDArray, nodes: list[onnx.NodeProto]) -> dict[str, NDArray]:
-    """Nodes that make a convolution's weights of int8, before it in `nodes`; their constants by name."""
+def _small_weights(
+    conv: onnx.NodeProto, weights: Mapping[str, NDArray], rounding: Rounding
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray]]:
+    """A convolution in float32, and the nodes that make its weights of int8; their constants by name."""
+    import onnx
     from onnx import TensorProto, helper
 
-    name = conv.input[1]
-    largest = np.abs(weight).max((1, 2, 3), keepdims=True)
-    step = np.where(largest > 0, largest, 127).astype(np.float32) / np.float32(127)
-    nodes.append(helper.make_node("Cast", [f"{name}_int8"], [f"{name}_whole"], to=TensorProto.FLOAT))
-    nodes.append(helper.make_node("Mul", [f"{name}_whole", f"{name}_step"], [name]))
-    return {f"{name}_int8": np.round(weight / step).astype(np.int8), f"{name}_step": step.reshape(-1, 1, 1, 1)}
+    name, weight, bias = conv.input[1], *_kernel(conv, weights)
+    small = integers.small_weights(torch.tensor(weight), torch.tensor(bias), rounding.bits, rounding.largest)
+    own = onnx.NodeProto()
+    own.CopyFrom(conv)
+    own.input[:] = [conv.input[0], name, f"{name}_bias"]
+    nodes = [
+        helper.make_node("Cast", [f"{name}_int8"], [f"{name}_whole"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_whole", f"{name}_step"], [name]),
+        own,
+    ]
+    return nodes, {
+        f"{name}_int8": small.weight.numpy().astype(np.int8),
+        f"{name}_step": small.step.numpy().astype(np.float32).reshape(-1, 1, 1, 1),
+        f"{name}_bias": small.bias.numpy().astype(np.float32),
+    }
+
+
+def _kernel(conv: onnx.NodeProto, weights: Mapping[str, NDArray]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    weight = weights[conv.input[1]]
+    return weight, weights[conv.input[2]] if len(conv.input) > 2 else np.zeros(len(weight), np.float32)
 
 
 def _rebuild(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: dict[str, NDArray]) -> None:
@@ -154,15 +223,15 @@ def _rebuild(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: dict[st
 
 
 def _integer_conv(
-    conv: onnx.NodeProto, weights: dict[str, NDArray], ranges: Ranges, bytes_of: dict[str, str]
+    conv: onnx.NodeProto, weights: Mapping[str, NDArray], rounding: Rounding, bytes_of: dict[str, str]
 ) -> tuple[list[onnx.NodeProto], dict[str, NDArray]]:
     """The nodes in the place of a convolution, and their constants by name."""
     from onnx import TensorProto, helper
 
     name = conv.output[0]
-    weight = weights[conv.input[1]]
-    bias = weights[conv.input[2]] if len(conv.input) > 2 else np.zeros(len(weight), np.float32)
-    packed = pack(weight, bias, ranges)
+    assert rounding.ranges is not None
+    weight, bias = _kernel(conv, weights)
+    packed = pack(weight, bias, rounding.ranges, rounding.bits)
     constants: dict[str, NDArray] = {
         f"{name}_weight": packed.weight,
         f"{name}_ratio": packed.ratio,
@@ -197,22 +266,19 @@ class Packed(NamedTuple):
     zero: NDArray[np.uint8]
 
 
-def pack(weight: NDArray[np.float32], bias: NDArray[np.float32], ranges: Ranges) -> Packed:
-    """The integers of a convolution; the module's docstring has the equations. A channel of zeros stays one."""
-    largest = np.abs(weight.astype(np.float64)).max((1, 2, 3))
-    span = ranges.high.astype(np.float64) - ranges.low
-    # tiny beside its bias a weight changes nothing, and the bias must fit 32 bit
-    other = np.maximum(np.abs(bias), np.maximum(-ranges.low, ranges.high))
-    step = np.maximum(largest, 1e-5 * other) / 127  # s_w
-    step = np.where(step > 0, step, 1)
-    scale = np.where(span > 0, span, 255) / 255
-    zero = np.clip(np.round(-ranges.low / scale), 0, 255)
+def pack(weight: NDArray[np.float32], bias: NDArray[np.float32], ranges: Ranges, bits: int = 8) -> Packed:
+    """The integers of a convolution (`integers.pack`) in the types of the file."""
+
+    def tensor(array: NDArray) -> Tensor:
+        return torch.tensor(np.asarray(array))
+
+    found = integers.pack(tensor(weight), tensor(bias), tensor(ranges.low), tensor(ranges.high), bits)
     return Packed(
-        np.round(weight / step[:, None, None, None]).astype(np.int8),
-        (step / scale).astype(np.float32),
-        np.round((bias + (zero - MIDDLE) * scale) / step).astype(np.int32),
-        scale.astype(np.float32),
-        zero.astype(np.uint8),
+        found.weight.numpy().astype(np.int8),
+        found.ratio.numpy(),
+        found.bias.numpy().astype(np.int32),
+        found.scale.numpy(),
+        found.zero.numpy().astype(np.uint8),
     )
 
 

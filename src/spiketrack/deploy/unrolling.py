@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from spiketrack.deploy.fusing import NeuronConv, fuse, replace_modules
+from spiketrack.deploy.integers import integer_convs
+from spiketrack.errors import SettingsError
 from spiketrack.spiking import ILIF, Rectifier, StateFlow
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -69,8 +71,11 @@ def unroll(network: Network, dtype: torch.dtype | None = torch.float64) -> Netwo
     state and predictions; None: as the network's. Sums in another order differ by rounding, and the neurons round to
     integers: in float32 a current within its rounding error of a half may give another spike, which the layers after
     it amplify. In float64 that has not been seen (docs/deploy.md). The argument stays as it is; what is unrolled
-    already is only copied. Raises ValueError where neurons are not part of a known layer, or send no integers.
+    already is only copied. Raises ValueError where neurons are not part of a known layer, or send no integers, and its
+    SettingsError for a quantised network, whose currents are rounded once a time step.
     """
+    if integer_convs(network):
+        raise SettingsError("unroll: the network is quantised; binary spikes are of networks as trained or fused")
     unrolled = fuse(network, dtype)
     for name, module in unrolled.named_modules():
         if isinstance(module, Rectifier):
