@@ -59,7 +59,7 @@ def diagnosed(calm, trainer, on_step=lambda progress: None):
     measured = replace(measure_training(trainer, PLAN, on_step), trace=found.trace)
     verdict = judge(measured, found.probes)
     files = tuple(sequence.path for sequence in trainer.samples.sequences)
-    return verdict, remedies(measured, verdict, found.probes, Present(training=True, files=files))
+    return verdict, remedies(verdict, found.probes, Present(training=True, files=files))
 
 
 def pause(calm):
