@@ -76,6 +76,11 @@ def with_found_batch_size(experiment: Experiment, run_dir: Path, resume: bool) -
     share = experiment.training.batch_memory
     if share is None:
         return experiment, None
+    if experiment.training.multi_scale:
+        raise SettingsError(
+            "training.batch_memory measures the first steps of a run, with training.multi_scale later ones may need "
+            "more; give training.batch_size and leave batch_memory null"
+        )
     if resume:
         return _of_size(experiment, load_experiment(run_dir / "experiment.yaml").training.batch_size), None
     device, cache = usable_device(experiment.training.device), experiment.data.cache_mb * 1_000_000

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from spiketrack.datasets.batches import Batch, of_last_step, read_ahead
 from spiketrack.datasets.etram import LabelledSequence
+from spiketrack.datasets.multi_scale import drawn_size, rescaled, rescaled_labels
 from spiketrack.datasets.sequences import TrainingSamples
 from spiketrack.datasets.streams import StreamSamples
 from spiketrack.deploy.prune import fit_widths
@@ -81,6 +82,13 @@ class TrainingSettings(OptimizerSettings):
         description="reset: single samples, each from a fresh state; carried: recordings as streams, the state is "
         "handed from window to window and reset only where a recording begins",
     )
+    multi_scale: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="m: the input of every step is scaled by a factor from 1 - m .. 1 + m, its sides rounded to "
+        "multiples of 32 pixels, with state: reset only; 0: off",
+    )
     detach: Literal["window", "label"] = Field(
         "window",
         description="how far carried gradients reach back: to the beginning of the window, or to the last window with "
@@ -130,6 +138,11 @@ class Trainer:
     ) -> None:
         if settings.batch_size < ranks.world:
             raise SettingsError(f"training.batch_size is {settings.batch_size}, too few for {ranks.world} processes")
+        if settings.multi_scale and settings.state == "carried":
+            raise SettingsError(
+                f"training.multi_scale is {settings.multi_scale} with training.state carried: the state that neurons "
+                "hand on has the size of the input; set multi_scale to 0 or state to reset"
+            )
         self.detector, self.samples, self.validation = detector, samples, validation
         self.settings, self.evaluation, self.run_dir, self.ranks = settings, evaluation, run_dir, ranks
         self.device = usable_device(ranks.device(settings.device))
@@ -247,15 +260,19 @@ class Trainer:
         labelled = self.ranks.any(bool(batch.labelled.any()))
         last = self.batch + 1 == self.batches[self.epoch]
         reached = self.carried is not None and self.carried.may_reach and not labelled and not last
+        events, labels = self._on_device(batch.events).float(), batch.labels
+        if settings.multi_scale:
+            old = (events.shape[3], events.shape[4])
+            new = drawn_size(old, settings.multi_scale, self.samples.seed, self.step)
+            events, labels = rescaled(events, new), rescaled_labels(labels, old, new)
         with (
             torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
             torch.set_grad_enabled(labelled or reached),
         ):
-            events = self._on_device(batch.events).float()
             before = None if self.carried is None else self.carried.begin(batch.fresh.to(self.device))
             predictions, state = self.model(events, before)
         if labelled:
-            labels = type(batch.labels)(*(tensor.to(self.device) for tensor in batch.labels))
+            labels = type(labels)(*(tensor.to(self.device) for tensor in labels))
             parts = self.loss(predictions, labels, batch.labelled.to(self.device))
             terms = self.ranks.total(torch.stack(parts).detach())
             self._raise_unless_finite("loss", terms[self._total_term], batch)
@@ -367,7 +384,8 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """Every setting that the result of the run follows from, under the keys of an experiment file."""
-        excluded = _OF_NO_CONSEQUENCE if self.settings.sync_batch_norm else {*_OF_NO_CONSEQUENCE, "sync_batch_norm"}
+        # what is off changes nothing, and runs of before there was such a key go on
+        off = {key for key in ("sync_batch_norm", "multi_scale") if not getattr(self.settings, key)}
         described = {key: value for key, value in self.averaged().content().items() if key != "weights"}
         return {
             **described,
@@ -377,7 +395,7 @@ class Trainer:
                 "balance": self.samples.balance,
                 **self.samples.choice._asdict(),
             },
-            "training": self.settings.model_dump(exclude=excluded),
+            "training": self.settings.model_dump(exclude=_OF_NO_CONSEQUENCE | off),
             "evaluation": self.evaluation.model_dump(),
         }
 
