@@ -163,6 +163,7 @@ def comparisons(root, run_dir, ranks):
     cases = {
         "joint": JOINT,
         "carried": CARRIED,
+        "scaled": {**JOINT, "multi_scale": 0.5},
         "ssd": {**JOINT, "recompute": True, "model": {"family": "SSD"}},
     }
     for name, options in cases.items():

@@ -62,7 +62,7 @@ def test_norms_of_shares_are_the_norm_of_the_batch(alone, two, case):
         assert torch.equal(first[name], second[name])
 
 
-@pytest.mark.parametrize("case", ["joint", "carried", "ssd"])
+@pytest.mark.parametrize("case", ["joint", "carried", "scaled", "ssd"])
 def test_two_processes_compute_what_one_does(alone, two, case):
     """Losses and norms of the gradients, of batches cut in half: the normaliser is of the whole batch."""
     whole, first, second = alone[case], two[0][case], two[1][case]

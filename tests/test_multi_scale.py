@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_losses(squares, tmp_path):
 
 
 def test_carried_state_is_refused(squares, tmp_path):
-    with pytest.raises(SettingsError, match="multi_scale is 0.25 with training.state carried"):
+    with pytest.raises(SettingsError, match=r"multi_scale is 0.25 with training.state carried"):
         carried_trainer(squares, tmp_path, multi_scale=0.25)
 
 
@@ -108,5 +108,5 @@ def test_a_batch_size_is_not_measured_on_sizes_of_chance(squares, tmp_path):
     experiment = Experiment.model_validate(
         {"name": "x", "data": {"root": squares}, "training": {"multi_scale": 0.25, "batch_memory": 0.1}}
     )
-    with pytest.raises(SettingsError, match="give training.batch_size"):
+    with pytest.raises(SettingsError, match=r"give training.batch_size"):
         with_found_batch_size(experiment, tmp_path, resume=False)
