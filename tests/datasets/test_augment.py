@@ -277,7 +277,13 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 DISTURBED = AugmentSettings(
-    drop_time=0.5, drop_area=0.5, swap_polarity=0.5, polarity_noise=0.4, jitter_us=50, noise_hz=20
+    drop_time=0.5,
+    drop_area=0.5,
+    drop_polarity=0.5,
+    swap_polarity=0.5,
+    polarity_noise=0.4,
+    jitter_us=50,
+    noise_hz=20,
 )
 
 
@@ -292,6 +298,7 @@ def test_disturbing_nothing_is_free_and_draws_nothing():
         {
             "drop_time": amounts,
             "drop_area": amounts,
+            "drop_polarity": amounts,
             "swap_polarity": st.floats(0, 1),
             "polarity_noise": st.floats(0, 0.5),
             "jitter_us": st.sampled_from([0.0, 1.0, 1e6]),
@@ -356,6 +363,19 @@ def test_polarities_change_places():
     shares = [np.mean(disturb(window, AugmentSettings(swap_polarity=0.25), rng(i)).p != window.p) for i in range(400)]
     assert set(shares) == {0.0, 1.0}
     assert abs(np.mean(shares) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_one_polarity_is_thinned_and_the_other_is_whole():
+    window = random_window(10_000)
+    lost = []
+    for seed in range(100):
+        kept = disturb(window, AugmentSettings(drop_polarity=0.8), rng(seed))
+        lost.append([1 - np.sum(kept.p == p) / np.sum(window.p == p) for p in (0, 1)])
+        assert np.isin(kept.t, window.t).all()
+    lost = np.array(lost)
+    assert (lost.min(1) == 0).all()
+    assert set(lost.argmax(1)) == {0, 1}
+    assert 0.75 < lost.max() < 0.8 + 5 * np.sqrt(0.8 * 0.2 / 4_000)
 
 
 def test_wrong_polarities_come_up_to_the_share():

@@ -40,6 +40,9 @@ class AugmentSettings(BaseModel):
     drop_area: float = Field(
         0.0, ge=0, lt=1, description="largest share of the area without any event, one rectangle; labels in it stay"
     )
+    drop_polarity: float = Field(
+        0.0, ge=0, lt=1, description="largest share of the events of one polarity, either at random, that is dropped"
+    )
     swap_polarity: float = Field(0.0, ge=0, le=1, description="probability that ON and OFF change places")
     polarity_noise: float = Field(0.0, ge=0, le=0.5, description="largest share of events with the wrong polarity")
     jitter_us: float = Field(
@@ -145,6 +148,10 @@ def disturb(window: Window, settings: AugmentSettings, rng: np.random.Generator)
     if settings.drop_time or settings.drop_area:
         piece, part = _piece_of_time(window, settings.drop_time, rng), _part(window, settings.drop_area, rng)
         t, x, y, p = _outside(t, x, y, p, piece, part)
+    if settings.drop_polarity:
+        thinned, share = rng.integers(2), rng.uniform(0, settings.drop_polarity)
+        keep = (p != thinned) | (rng.random(len(p), np.float32) >= share)
+        t, x, y, p = t[keep], x[keep], y[keep], p[keep]
     if settings.swap_polarity and rng.random() < settings.swap_polarity:
         p = p ^ np.uint8(1)
     if settings.polarity_noise:

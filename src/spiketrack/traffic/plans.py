@@ -64,8 +64,8 @@ def plan_sensor(sensor: SensorSettings, spread: float, seed: Sequence[int]) -> S
 
     both = factor(1.7)
     pixel = sensor.pixel.model_dump()
-    pixel["on_threshold"] *= both * factor(1.25)
-    pixel["off_threshold"] *= both * factor(1.25)
+    pixel["on_threshold"] *= both * factor(1.5)
+    pixel["off_threshold"] *= both * factor(1.5)
     noise = factor(3.0)
     for name in ("leak_hz", "shot_hz"):
         pixel[name] *= noise * factor(1.5)
@@ -91,18 +91,32 @@ def plan_world(seed: Sequence[int], moving: bool, light_traffic: float = 1.0) ->
 
 
 def plan_camera(layout: Layout, width: int, height: int, focal: float, rng: np.random.Generator) -> Camera:
-    """A camera on a pole, a bridge or a facade, that looks at a place on the first road near the origin."""
+    """A camera near the first road that looks at a place on it near the origin.
+
+    Half stand on a pole or a facade at the road's edge and look along the road, a fifth hang above it, on a bridge,
+    and three tenths look across, from a window or a roof some way off.
+    """
     road = layout.roads[0]
-    above = rng.uniform() < 0.25
+    kind = rng.choice(("pole", "bridge", "roof"), p=(0.5, 0.2, 0.3))
     side = float(rng.choice((-1, 1)))
-    lateral = rng.uniform(-0.6, 0.6) * road.half_width if above else side * (road.half_width + rng.uniform(0.2, 2.5))
-    rise = float(rng.uniform(5, 11) if above else rng.uniform(3, 10))
     target = np.array((road.length / 2 + rng.uniform(-10, 10), rng.uniform(-0.4, 0.4) * road.half_width))
-    across = abs(target[1] - lateral)
-    distance = max(float(rng.uniform(14, 45)) * (focal / width) ** 0.7, 1.1 * rise, 1.05 * across)
-    x, y = road.place(target[0] - np.sqrt(distance**2 - across**2), lateral)
+    if kind == "roof":
+        rise, beyond = float(rng.uniform(4, 18)), float(rng.uniform(6, 32)) * (focal / width) ** 0.7
+        lateral = side * (road.half_width + beyond)
+        along = abs(lateral - target[1]) * np.tan(rng.uniform(-1, 1) * np.deg2rad(50))
+        distance = float(np.hypot(lateral - target[1], along))
+    else:
+        above = kind == "bridge"
+        lateral = (
+            rng.uniform(-0.6, 0.6) * road.half_width if above else side * (road.half_width + rng.uniform(0.2, 2.5))
+        )
+        rise = float(rng.uniform(5, 11) if above else rng.uniform(3, 10))
+        across = abs(target[1] - lateral)
+        distance = max(float(rng.uniform(14, 45)) * (focal / width) ** 0.7, 1.1 * rise, 1.05 * across)
+        along = np.sqrt(distance**2 - across**2)
+    x, y = road.place(target[0] - along, lateral)
     at_x, at_y = road.place(*target)
     heading = float(np.arctan2(at_y - y, at_x - x) + rng.normal(0, 0.1))
-    pitch = float(np.clip(np.arctan2(rise, distance) + rng.normal(0, 0.06), np.deg2rad(5), np.deg2rad(45)))
+    pitch = float(np.clip(np.arctan2(rise, distance) + rng.normal(0, 0.06), np.deg2rad(5), np.deg2rad(55)))
     roll = float(rng.normal(0, np.deg2rad(1.5)))
     return Camera(width, height, focal, (float(x), float(y), rise), heading, pitch, roll)
