@@ -100,20 +100,24 @@ def test_most_events_are_on_objects_or_their_shadows_by_day(day):
 
 
 @pytest.mark.parametrize(
-    ("seen", "box", "pixels", "events", "expected"),
+    ("areas", "box", "events", "expected"),
     [
-        (0.9, (0, 0, 20, 20), 200, (50, 0), True),
-        (0.2, (0, 0, 20, 20), 200, (50, 0), False),  # hidden
-        (0.9, (0, 0, 20, 4.9), 60, (50, 0), False),  # 0.025 of 200 rows are 5
-        (0.9, (0, 0, 20, 5), 60, (50, 0), True),
-        (0.9, (0, 0, 20, 20), 150, (19, 0), False),  # hardly an event
-        (0.9, (0, 0, 90, 90), 8000, (799, 0), False),  # a still bus: 0.1 events a pixel are 800
-        (0.9, (0, 0, 90, 90), 8000, (800, 0), True),
-        (0.9, (0, 0, 20, 20), 200, (50, 51), False),  # lost in the noise
+        ((200, 220, 220), (0, 0, 20, 20), (50, 0), True),
+        ((200, 220, 1000), (0, 0, 20, 20), (50, 0), False),  # most of it is off the picture, the rest is small
+        ((200, 220, 1000), (0, 0, 25, 25), (50, 0), True),  # an eighth of 200 rows are 25
+        ((200, 220, 1000), (0, 0, 25, 24.9), (50, 0), False),
+        ((200, 700, 1000), (0, 0, 25, 25), (50, 0), False),  # something hides it
+        ((60, 60, 60), (0, 0, 20, 4.9), (50, 0), False),  # 0.025 of 200 rows are 5
+        ((60, 60, 60), (0, 0, 20, 5), (50, 0), True),
+        ((150, 160, 160), (0, 0, 20, 20), (19, 0), False),  # hardly an event
+        ((8000, 8000, 8000), (0, 0, 90, 90), (799, 0), False),  # a still bus: 0.1 events a pixel are 800
+        ((8000, 8000, 8000), (0, 0, 90, 90), (800, 0), True),
+        ((200, 220, 220), (0, 0, 20, 20), (50, 51), False),  # lost in the noise
+        ((0, 0, 0), (0, 0, 0, 0), (50, 0), False),  # nothing of it is in sight
     ],
 )
-def test_what_a_person_would_label(seen, box, pixels, events, expected):
-    assert is_labelled(LabellingSettings(), seen, np.array(box, float), pixels, events, 200) is expected
+def test_what_a_person_would_label(areas, box, events, expected):
+    assert is_labelled(LabellingSettings(), areas, np.array(box, float), events, 200) is expected
 
 
 def test_a_moving_camera_sees_the_street_move():

@@ -40,6 +40,13 @@ class LabellingSettings(BaseModel):
 
     period_us: int = Field(33_333, ge=1000, description="time between labels in microseconds (33333: 30 Hz, as eTraM)")
     min_visible: float = Field(0.3, ge=0, le=1, description="least share of the object in sight")
+    large_part: float = Field(
+        0.125,
+        gt=0,
+        le=1,
+        description="an object that leaves the picture counts as its part on the picture where its visible box is at "
+        "least this share of the sensor's height wide and high",
+    )
     min_side: float = Field(
         0.025, gt=0, le=1, description="least width and height of the visible box, as a share of the sensor's height"
     )
@@ -56,21 +63,23 @@ class LabellingSettings(BaseModel):
 
 def is_labelled(
     settings: LabellingSettings,
-    seen: float,
+    areas: tuple[int, int, int],
     box: NDArray[np.float64],
-    pixels: int,
     events: tuple[int, int],
     height: int,
 ) -> bool:
-    """Whether a person would label an object of which the share `seen` (0 .. 1), `pixels` pixels, is in sight.
+    """Whether a person would label an object.
 
-    box: its visible box, xyxy in pixels. events: of the light and of noise on its pixels within three label periods.
-    height: of the sensor, in pixels.
+    areas: its pixels in sight, those on the picture were it alone, and all of them, on the picture or not. box: its
+    visible box, xyxy in pixels. events: of the light and of noise on its pixels within three label periods. height: of
+    the sensor, in pixels.
     """
+    pixels, on_picture, whole = areas
     signal, noise = events
-    large = min(box[2] - box[0], box[3] - box[1]) >= settings.min_side * height
+    side = min(box[2] - box[0], box[3] - box[1])
+    seen = pixels >= settings.min_visible * (on_picture if side >= settings.large_part * height else whole)
     enough = signal >= max(settings.min_events, settings.min_density * pixels, settings.min_over_noise * noise)
-    return bool(seen >= settings.min_visible and pixels > 0 and large and enough)
+    return bool(seen and pixels > 0 and side >= settings.min_side * height and enough)
 
 
 def labels_of(annotations: NDArray[Any]) -> Boxes:

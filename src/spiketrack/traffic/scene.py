@@ -428,9 +428,8 @@ class _Stage:
         row["whole"], row["visible"], row["events"] = whole, visible, events
         row["occlusion"] = 1 - pixels / inside if inside else 1.0
         row["truncation"] = 1 - inside / area if area else 1.0
-        seen = pixels / area if area else 0.0
         recent = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
-        row["labelled"] = is_labelled(self._settings.labels, seen, visible, pixels, recent, self.height)
+        row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, recent, self.height)
         row["keypoints"] = self._keypoints(cast, actor.track_id)
         return row
 
