@@ -4,8 +4,9 @@
 
 The run of the experiment from its first step, in a temporary folder, STEPS steps for each row, after three that do not
 count. Rows: a memory for events that is empty at the beginning, as every run has (cold); no such memory, every sample
-read from its file (uncached); all recordings in memory (cached); and cached with every sample a mosaic of four. Waited:
-of the wall time of the steps, the share in which the network had no batch (Progress.waited). Loader: CPU time that a
+read from its file (uncached); all recordings in memory (cached); cached with every sample a mosaic of four; and read
+from a disk cache that was filled before (on disk: `data.cache_dir`, in the folder for temporary files). Waited: of the
+wall time of the steps, the share in which the network had no batch (Progress.waited). Loader: CPU time that a
 batch takes where nothing else runs, beside the CPU time of a step less that: what the loader would have to exceed to
 hold a second core back. The network works on as many threads as OMP_NUM_THREADS says.
 """
@@ -30,6 +31,7 @@ ROWS = {
     "uncached": ["data.cache_mb=0"],
     "cached": [],
     "cached, mosaic": ["data.augment.mosaic=1.0"],
+    "on disk": [],  # data.cache_dir, a folder of its own
 }
 
 
@@ -84,8 +86,9 @@ def main() -> None:
     print(f"{arguments.experiment}, {torch.get_num_threads()} threads, {arguments.steps} steps a row")
     print(f"{'':<16}{'waited':>9}{'wall s/step':>13}{'CPU s/step':>12}{'loader CPU s/batch':>20}")
     for name in arguments.rows:
-        experiment = load_experiment(arguments.experiment, [*arguments.overrides, *bounded, *ROWS[name]])
         with tempfile.TemporaryDirectory() as folder:
+            own = [f"data.cache_dir={folder}/events"] if name == "on disk" else ROWS[name]
+            experiment = load_experiment(arguments.experiment, [*arguments.overrides, *bounded, *own])
             trainer = trainer_of(experiment, Path(folder))
             if name.startswith("cached"):
                 read_all(trainer)

@@ -292,6 +292,50 @@ def test_gains_by_hand(monkeypatch, tmp_path):
     assert found.keys() == {"Half the bits", "Larger batches", "Batches further ahead"}
 
 
+@pytest.fixture
+def large(monkeypatch, tmp_path):
+    """A recording of 10 MB on a machine with 80 MB of free memory and disk_mb of free disk."""
+
+    class Free:
+        available = 80e6
+        free = 0.0
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Free)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Free if folder == tmp_path else None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not yet"))
+    (tmp_path / "a.h5").write_bytes(bytes(10_000_000))
+
+    def advice(disk_mb, files=1, on_disk=False):
+        Free.free = 1e6 * disk_mb
+        measured, probes = by_hand(), Probes(1.0, 2.0, None, {torch.get_num_threads(): 1.0})
+        present = Present(training=True, files=(tmp_path / "a.h5",) * files, on_disk=on_disk)
+        found = [r for r in remedies(judge(measured, probes), probes, present) if "again" in r.why]
+        assert [(r.gain, r.effect) for r in found] == [(pytest.approx(11 / 9.5), "same losses")]
+        return found[0]
+
+    return advice, tmp_path / "not yet" / "spiketrack"
+
+
+def test_what_memory_cannot_hold_goes_to_a_disk(large):
+    """5 x 10 MB decoded in memory, of which half may be used; 3 x 10 MB on the disk."""
+    advice, folder = large
+    assert advice(60).settings == {"data.cache_dir": str(folder)}
+    assert advice(59).settings == {"data.cache_mb": 40}  # as much as goes
+    assert "about 30 GB" in advice(1e6, files=1000).why
+    assert (advice(1e6, files=1000).can_be_tried, str(folder) in advice(1e6, files=1000).setting) == (False, True)
+
+
+def test_what_memory_holds_stays_there(large, monkeypatch):
+    advice, _ = large
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 100e6}))
+    assert advice(1e6).settings == {"data.cache_mb": 100}
+
+
+def test_what_is_on_a_disk_already_needs_a_faster_one(large):
+    advice, _ = large
+    assert "data.cache_dir on a faster disk" in advice(1e6, on_disk=True).setting
+
+
 def test_networks_side_by_side(squares, tmp_path):
     """Two turns of two copies: each pass is one of the network itself or of its copy, on one thread of torch."""
     trainer, threads = make_trainer(squares, tmp_path), []

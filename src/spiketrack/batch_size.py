@@ -83,7 +83,7 @@ def with_found_batch_size(experiment: Experiment, run_dir: Path, resume: bool) -
         )
     if resume:
         return _of_size(experiment, load_experiment(run_dir / "experiment.yaml").training.batch_size), None
-    device, cache = usable_device(experiment.training.device), experiment.data.cache_mb * 1_000_000
+    device, cache = usable_device(experiment.training.device), experiment.data.cache_bytes
     with TemporaryDirectory(prefix="spiketrack-batch-") as folder:
         found = find_batch_size(partial(_short_run, experiment, Path(folder)), device, share, cache)
     return _of_size(experiment, found.size), found

@@ -6,7 +6,8 @@ What `dump_experiment` writes reproduces the run. Reading files and overrides is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from spiketrack.datasets.batches import Share
+from spiketrack.datasets.disk_cache import DiskCache, OnBuild
 from spiketrack.datasets.etram import (
     LabelledSequence,
     find_sequences,
@@ -112,11 +114,17 @@ def experiment_class(tree: dict[str, Any]) -> type[Experiment]:
     return EXPERIMENTS[name]
 
 
-def trainer_of(experiment: Experiment, run_dir: Path, ranks: Ranks = ALONE) -> Trainer:
+def trainer_of(
+    experiment: Experiment,
+    run_dir: Path,
+    ranks: Ranks = ALONE,
+    on_build: OnBuild = lambda done, total, name: None,
+) -> Trainer:
     """The training run of an experiment, at its beginning. Seeds torch, then builds the network.
 
-    ranks: of several processes this one takes its share of every batch. Raises SettingsError where the batch size is
-    still to be found (`batch_size.with_found_batch_size`).
+    ranks: of several processes this one takes its share of every batch. With data.cache_dir all recordings are decoded
+    into it here, and on_build is told how that goes. Raises SettingsError where the batch size is still to be found
+    (`batch_size.with_found_batch_size`).
     """
     data, training = experiment.data, experiment.training
     if training.batch_memory is not None:
@@ -126,6 +134,8 @@ def trainer_of(experiment: Experiment, run_dir: Path, ranks: Ranks = ALONE) -> T
         )
     class_names, sequences = split_of(data, data.train_split)
     _, validation = split_of(data, data.val_split)
+    if data.cache_dir is not None:
+        sequences, validation = _cached(data.cache_dir, (sequences, validation), ranks, on_build)
     torch.manual_seed(experiment.seed)
     detector = Detector.build(experiment.model, experiment.input, experiment.decoding, class_names)
     loader = StreamSamples if training.state == "carried" else TrainingSamples
@@ -136,12 +146,25 @@ def trainer_of(experiment: Experiment, run_dir: Path, ranks: Ranks = ALONE) -> T
         steps=training.steps,
         batch_size=training.batch_size,
         seed=experiment.seed,
-        cache_mb=data.cache_mb // ranks.local_world,
+        cache_mb=data.cache_bytes // 1_000_000 // ranks.local_world,
         balance=data.balance,
         choice=SampleChoice.of(data),
         share=Share(ranks.rank, ranks.world),
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir, ranks)
+
+
+def _cached(
+    folder: Path, splits: Sequence[list[LabelledSequence]], ranks: Ranks, on_build: OnBuild
+) -> list[list[LabelledSequence]]:
+    """The same sequences, whose events are read from a folder, where they are decoded to if need be.
+
+    Processes share that work; each sees to all of it, as machines may have folders of their own.
+    """
+    cache = DiskCache(folder)
+    sources = [sequence.source() for sequences in splits for sequence in sequences]
+    cache.fill(sources, len(sources) * ranks.rank // ranks.world, on_build)
+    return [[replace(sequence, cache=cache) for sequence in sequences] for sequences in splits]
 
 
 def split_of(data: DataSettings, split: str) -> tuple[tuple[str, ...], list[LabelledSequence]]:

@@ -122,7 +122,8 @@ def fine_tune(
             f"{out} holds no rounds to resume" if resume else f"{out} holds rounds; continue them with --resume"
         )
     experiment = load_experiment(config, overrides)
-    first = trainer_of(experiment, out)
+    with progress_line("decoding", "recordings") as update:
+        first = trainer_of(experiment, out, on_build=update)
     detector = first.detector if weights is None else Detector.load(weights)
     write_whole(out / "experiment.yaml", dump_experiment(experiment), SettingsError)
     with training_progress() as (on_step, on_epoch):

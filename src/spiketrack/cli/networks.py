@@ -122,7 +122,8 @@ def _train(experiment: Experiment, run_dir: Path, ranks: Ranks, resume: bool, st
         experiment, found = with_found_batch_size(experiment, run_dir, resume)
         if found is not None:
             sys.stderr.write(f"{found.sentence}\n")
-    trainer = trainer_of(experiment, run_dir, ranks)
+    with progress_line("decoding", "recordings") as update:
+        trainer = trainer_of(experiment, run_dir, ranks, update if ranks.first else lambda done, total, name: None)
     if resume:
         trainer.resume()
     elif start_from is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiketrack.cli.app import options_as_settings
+from spiketrack.cli.app import options_as_settings, progress_line
 from spiketrack.errors import SettingsError, SpiketrackError
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def _train(experiment: SSDExperiment, run_dir: Path, options: argparse.Namespace
         raise SettingsError(f"{run_dir} holds a run; continue it with -resume, or give this one another -prefix")
     if options.resume and not (run_dir / "last.pt").exists():
         raise SettingsError(f"{run_dir} holds no run to resume")
-    trainer = trainer_of(experiment, run_dir)
+    with progress_line("decoding", "recordings") as update:
+        trainer = trainer_of(experiment, run_dir, on_build=update)
     _check_classes(trainer, options.num_classes)
     if options.pretrained_backbone:
         _load_backbone(trainer, options.pretrained_backbone)

@@ -86,7 +86,11 @@ def _training(config: Path, overrides: list[str] | None, plan: Plan, trace: Path
         def make_trainer(changes: dict[str, Any]) -> Trainer:
             changed = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
             experiment = load_experiment(config, [*(overrides or []), *changed, *bounded])
-            return trainer_of(experiment, Path(run_dir))
+            return trainer_of(
+                experiment,
+                Path(run_dir),
+                on_build=lambda done, total, name: update(done, total, f"begins when recordings are decoded: {name}"),
+            )
 
         return diagnose_training(
             make_trainer,

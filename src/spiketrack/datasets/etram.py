@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiketrack.boxes import Boxes
+from spiketrack.datasets.disk_cache import DiskCache
 from spiketrack.datasets.gen1 import DAT_SUFFIX, GEN1_CLASSES, GEN1_FOLDER, dat_size, is_gen1
 from spiketrack.errors import LabelError, SettingsError
 from spiketrack.filters import NO_FILTERS, FilterSettings, filtered_recording
@@ -39,6 +40,7 @@ class LabelledSequence:
     """One recording with its labels, already repaired to fit its sensor.
 
     annotated: (N,) int64 microseconds, times at which every object has a label, so that one without labels is empty.
+    cache: where the events are read from, decoded and filtered; None: from the file itself.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LabelledSequence:
     repairs: Counter[str]
     filters: FilterSettings = NO_FILTERS
     annotated: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    cache: DiskCache | None = None
 
     def steps(self, slice_us: int, reach_us: int = 0) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
         """The grid of time steps and the labelled ones, those known to be empty included (see `label_steps`)."""
@@ -56,6 +59,11 @@ class LabelledSequence:
 
     def open(self) -> Recording:
         """The events, after the filters; a new object at each call."""
+        recording = self.source()
+        return recording if self.cache is None else self.cache.open(recording)
+
+    def source(self) -> Recording:
+        """As `open`, never from the cache."""
         return filtered_recording(open_recording(self.path, self.width, self.height), self.filters)
 
 

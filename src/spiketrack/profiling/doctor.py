@@ -157,6 +157,7 @@ def _present(trainer: Trainer) -> Present:
         recompute=trainer.settings.recompute,
         pageable=trainer.device.type == "cuda" and not trainer.settings.pin_memory,
         files=tuple(sequence.path for sequence in trainer.samples.sequences),
+        on_disk=any(sequence.cache is not None for sequence in trainer.samples.sequences),
     )
 
 

@@ -6,6 +6,8 @@ network that was tried in another way. `doctor` tries those that are settings.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +22,10 @@ from spiketrack.profiling.verdict import Verdict
 _WORTH = 1.03  # times as fast, at least
 MOST = 3
 _CACHE_FACTOR = 5  # bytes of an event in memory over those in a compressed file
+_DISK_FACTOR = 3  # the same of data.cache_dir
 _READY = 0.8  # of the time that a step works: batches that take so long on the average can be there in time
-_FREE_SHARE = 0.5  # of the memory that is free may go to the cache
+_FREE_SHARE = 0.5  # of the memory or the disk that is free may go to the cache
+_MOST_DECODED_MB = 20_000  # that a trial may write
 
 Effect = Literal["same losses", "rounding differs", "another run", "same results"]
 
@@ -56,9 +60,9 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Present:
-    """What is set now. files: recordings to train on. precision: in which the network runs. native: whether the
-    processor computes bfloat16 itself. read_ahead: batches. recompute: activations are computed twice. pageable:
-    batches go to an accelerator from memory that is not locked."""
+    """What is set now. files: recordings to train on. on_disk: they are read from data.cache_dir. precision: in which
+    the network runs. native: whether the processor computes bfloat16 itself. read_ahead: batches. recompute:
+    activations are computed twice. pageable: batches go to an accelerator from memory that is not locked."""
 
     training: bool
     batch_size: int = 1
@@ -69,6 +73,7 @@ class Present:
     recompute: bool = False
     pageable: bool = False
     files: tuple[Path, ...] = ()
+    on_disk: bool = False
 
 
 def remedies(verdict: Verdict, probes: Probes, present: Present) -> list[Remedy]:
@@ -96,13 +101,7 @@ def _of_loading(verdict: Verdict, present: Present) -> Iterator[Remedy]:
     loader = _seconds(verdict, "CPU", "waiting")
     reading = storage + sum(part.seconds for part in verdict.parts if part.what == "decoding events")
     if present.training and present.files:
-        yield Remedy(
-            "Keep the recordings in memory",
-            f"{reading / verdict.seconds:.0%} of the step waits for events to be read and decoded again",
-            _without(verdict, reading),
-            "same losses",
-            {"data.cache_mb": _cache_mb(present.files)},
-        )
+        yield _of_rereading(verdict, present, reading)
     elif not present.training:
         yield Remedy(
             "A faster format or disk",
@@ -133,9 +132,35 @@ def _of_uneven_loading(verdict: Verdict, present: Present) -> Iterator[Remedy]:
         yield Remedy("Batches further ahead", why, _without(verdict, waiting), "same losses", settings)
 
 
-def _cache_mb(files: tuple[Path, ...]) -> int:
-    needed = _CACHE_FACTOR * sum(path.stat().st_size for path in files if path.exists()) / 1e6
-    return int(min(max(needed, 100.0), _FREE_SHARE * psutil.virtual_memory().available / 1e6))
+def _of_rereading(verdict: Verdict, present: Present, reading: float) -> Remedy:
+    """Recordings that are read and decoded again: in memory where they fit there, else decoded on a disk."""
+    why = f"{reading / verdict.seconds:.0%} of the step waits for events to be read and decoded again"
+    gain = _without(verdict, reading)
+    if present.on_disk:
+        by_hand = "data.cache_dir on a faster disk, or more memory, in which the system keeps what was read"
+        return Remedy("A faster disk for decoded recordings", why, gain, "same losses", by_hand=by_hand)
+    compressed_mb = sum(path.stat().st_size for path in present.files if path.exists()) / 1e6
+    memory_mb = _FREE_SHARE * psutil.virtual_memory().available / 1e6
+    disk_mb, folder = _DISK_FACTOR * compressed_mb, _cache_folder()
+    if _CACHE_FACTOR * compressed_mb <= memory_mb or disk_mb > _FREE_SHARE * _free_disk_mb(folder):
+        needed_mb = int(min(max(_CACHE_FACTOR * compressed_mb, 100.0), memory_mb))
+        return Remedy("Keep the recordings in memory", why, gain, "same losses", {"data.cache_mb": needed_mb})
+    why = f"{why}; memory cannot hold them, about {disk_mb / 1000:,.0f} GB of a disk can"
+    what = "Keep decoded recordings on a disk"
+    if disk_mb > _MOST_DECODED_MB:
+        return Remedy(what, why, gain, "same losses", by_hand=f"data.cache_dir: {folder}, or another folder")
+    return Remedy(what, why, gain, "same losses", {"data.cache_dir": str(folder)})
+
+
+def _cache_folder() -> Path:
+    """Where programs of this user keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiketrack"
+
+
+def _free_disk_mb(folder: Path) -> float:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 1e6
 
 
 def _of_calls(verdict: Verdict, present: Present) -> Iterator[Remedy]:

@@ -27,7 +27,10 @@ MEANING: dict[str, str] = {
 assert tuple(MEANING) == get_args(Bound)
 
 _TARGETS = ("detector/targets.py", "target_kernels.py", "target_pairs.py", "ssd_match.py", "heatmaps.py")
-_READING = ("spiketrack/recordings/", "spiketrack/filters/", "h5py/", "datasets/cache.py")
+_READING = (
+    *("spiketrack/recordings/", "spiketrack/filters/", "h5py/"),
+    *("datasets/cache.py", "datasets/disk_cache.py", "datasets/event_file.py"),
+)
 _ENCODING = ("spiketrack/representations/", "datasets/augment.py")
 _LOADER = "spiketrack/datasets/"
 _FIRST_READ = "cache.py:EventCache._load"
