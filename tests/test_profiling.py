@@ -328,7 +328,7 @@ def test_what_memory_cannot_hold_goes_to_a_disk(large):
 def test_what_memory_holds_stays_there(large, monkeypatch):
     advice, _ = large
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 100e6}))
-    assert advice(1e6).settings == {"data.cache_mb": 100}
+    assert advice(1e6).settings == {"data.cache_mb": 50}
 
 
 def test_what_is_on_a_disk_already_needs_a_faster_one(large):

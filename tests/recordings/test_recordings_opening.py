@@ -57,6 +57,13 @@ def test_every_spelling_of_the_size(at, header):
     assert summarize(recording).events == 1
 
 
+def test_words_that_read_as_names_of_columns_are_no_text(at):
+    # between two line ends among the words there may be any letters: here `t`, `x` and `y`
+    names = b"\n\x02" + b"q,t,x,y,e\x0a"
+    recording = open_recording(at(raw_header("3.0", 1280, 720) + EVT3_BODY + names))
+    assert (recording.format, recording.width) == ("evt3", 1280)
+
+
 def test_a_raw_file_without_a_size_takes_the_largest_coordinates(at):
     recording = open_recording(at(raw_header("2.0", None) + EVT2_BODY))
     assert (recording.width, recording.height) == (11, 21)

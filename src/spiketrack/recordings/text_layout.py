@@ -24,6 +24,7 @@ SAMPLE_BYTES = 1 << 20
 _NAMED_SAMPLE_LINES = 1000
 MAX_LINE_BYTES = 4096  # a longer line is no event
 _MOST_LINES = 2 * SAMPLE_LINES
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # but tabs and what ends a line
 _GLANCE_LINES = 20
 _BOM = b"\xef\xbb\xbf"
 _BETWEEN = rb"(?:[ \t\r]*[,;][ \t\r]*|[ \t\r]+)"
@@ -223,8 +224,11 @@ def _values(rows: list[list[bytes]]) -> tuple[np.ndarray, int | None]:
 def _named_columns(line: bytes) -> list[tuple[str, str | None]] | None:
     """(column, unit) of each name in the line; None where it does not name columns (at least three known ones).
 
-    In a comment, and where blanks separate them, all names must be known, so that prose is no header.
+    In a comment, and where blanks separate them, all names must be known, so that prose is no header. A line with
+    control characters is none: words of a RAW file may lie between two that read as line ends, and hold any letters.
     """
+    if _CONTROL.search(line):
+        return None
     comment = line[:1] in (b"#", b"%")
     text = line.decode("utf-8", "replace").strip("#% \t").replace('"', "").replace("'", "")
     text = re.sub(r"\s*([(\[][^)\]]*[)\]])", r"\1", text)  # `t [us]` is one name
