@@ -292,6 +292,18 @@ def test_gains_by_hand(monkeypatch, tmp_path):
     assert found.keys() == {"Half the bits", "Larger batches", "Batches further ahead"}
 
 
+def test_an_accelerator_may_count():
+    """Half a second of eleven waits for counting; on a CPU nobody else could do it."""
+    measured, probes = by_hand(), Probes(1.0, 2.0, None, {torch.get_num_threads(): 1.0})
+    verdict = judge(measured, probes)
+    for countable in (True, False):
+        found = [r for r in remedies(verdict, probes, Present(training=True, countable=countable)) if "moved" in r.why]
+        assert [(r.settings, r.effect) for r in found] == [
+            ({"training.encode_on": "device"}, "same losses")
+        ] * countable
+        assert all(r.gain == pytest.approx(11 / 10.5) for r in found)
+
+
 @pytest.fixture
 def large(monkeypatch, tmp_path):
     """A recording of 10 MB on a machine with 80 MB of free memory and disk_mb of free disk."""

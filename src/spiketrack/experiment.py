@@ -150,6 +150,7 @@ def trainer_of(
         balance=data.balance,
         choice=SampleChoice.of(data),
         share=Share(ranks.rank, ranks.world),
+        uncounted=training.encode_on == "device",
     )
     return Trainer(detector, samples, validation, training, experiment.evaluation, run_dir, ranks)
 

@@ -216,7 +216,7 @@ def _losses(run: Trainer, batches: Iterator[Batch]) -> Iterator[Tensor]:
     """The loss of every batch with labels, with its graph, norms by their running statistics."""
     for batch in batches:
         if batch.labelled.any():
-            predictions, _ = run.model(batch.events.to(run.device).float())
+            predictions, _ = run.model(batch.planes(lambda tensor: tensor.to(run.device)))
             labels = type(batch.labels)(*(tensor.to(run.device) for tensor in batch.labels))
             yield run.loss(predictions, labels, batch.labelled.to(run.device)).total
 

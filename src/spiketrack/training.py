@@ -110,6 +110,11 @@ class TrainingSettings(OptimizerSettings):
     )
     read_ahead: int = Field(1, ge=1, description="batches that are made while the network works on one")
     pin_memory: bool = Field(False, description="with a GPU: batches in page-locked memory, which it copies faster")
+    encode_on: Literal["loader", "device"] = Field(
+        "loader",
+        description="where events are counted: by the thread that makes batches, or on `device`, to which they then go "
+        "as 8 bytes an event; the same inputs, of representations that count",
+    )
     recompute: bool = Field(
         False, description="compute activations a second time instead of keeping them: less memory, the same gradients"
     )
@@ -120,7 +125,8 @@ class TrainingSettings(OptimizerSettings):
     loss: LossSettings = Field(LossSettings(), description="gains and forms of the loss terms")
 
 
-_OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "recompute", "batch_memory"}  # for losses and weights
+_OF_NO_CONSEQUENCE = {"device", "read_ahead", "pin_memory", "encode_on", "recompute", "batch_memory"}
+"""For losses and weights."""
 
 
 class Trainer:
@@ -256,11 +262,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # alone, an empty share has no statistics; it costs nothing, and its gradients are 0
-        self.model.train(batch.events.shape[1] > 0 or self.joint_norms)
+        self.model.train(len(batch.names) > 0 or self.joint_norms)
         labelled = self.ranks.any(bool(batch.labelled.any()))
         last = self.batch + 1 == self.batches[self.epoch]
         reached = self.carried is not None and self.carried.may_reach and not labelled and not last
-        events, labels = self._on_device(batch.events).float(), batch.labels
+        events, labels = batch.planes(self._on_device), batch.labels
         if settings.multi_scale:
             old = (events.shape[3], events.shape[4])
             new = drawn_size(old, settings.multi_scale, self.samples.seed, self.step)

@@ -6,7 +6,7 @@ Station: the border between NumPy and torch before the network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,21 +22,27 @@ from spiketrack.detector.spikeyolo import STRIDES
 from spiketrack.detector.track_loss import TrackLabels
 from spiketrack.errors import SettingsError
 from spiketrack.representations import InputSettings
+from spiketrack.representations.flat import FlatEvents, Uncounted, check_countable
 
 
 class Batch(NamedTuple):
     """B samples of T time steps.
 
-    events: (T, B, C, H, W) uint8, int8 or float32. labelled: (T, B) bool. labels: those of the labelled steps,
-    time-major, in input pixels; identities are counted in each sequence. names: where each sample comes from, for
-    messages. fresh: (B,) bool, where a sample does not go on where that place of the last batch ended.
+    events: (T, B, C, H, W) uint8, int8 or float32, or events from which the device makes that (`planes`). labelled:
+    (T, B) bool. labels: those of the labelled steps, time-major, in input pixels; identities are counted in each
+    sequence. names: where each sample comes from, for messages. fresh: (B,) bool, where a sample does not go on where
+    that place of the last batch ended.
     """
 
-    events: Tensor
+    events: Tensor | FlatEvents
     labelled: Tensor
     labels: TrackLabels
     names: list[str]
     fresh: Tensor
+
+    def planes(self, move: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+        """The events as the network sees them, (T, B, C, H, W) float32. move: takes a tensor to its device."""
+        return self.events.planes(move) if isinstance(self.events, FlatEvents) else move(self.events).float()
 
 
 class Share(NamedTuple):
@@ -56,14 +62,19 @@ WHOLE = Share()
 
 
 def make_batch(
-    encoded: Sequence[tuple[NDArray, list[Boxes | None]]], sequences: Sequence[int], names: list[str], fresh: list[bool]
+    encoded: Sequence[tuple[NDArray | Uncounted, list[Boxes | None]]],
+    sequences: Sequence[int],
+    names: list[str],
+    fresh: list[bool],
 ) -> Batch:
-    """Samples, each planes (T, C, H, W) and the labels of its steps, as a batch. sequences: which each is of."""
+    """Samples, each planes (T, C, H, W) or events, and the labels of its steps, as a batch. sequences: of each."""
+    planes = [part for part, _ in encoded if not isinstance(part, Uncounted)]
+    events = [part for part, _ in encoded if isinstance(part, Uncounted)]
     labels = [boxes for _, boxes in encoded]
     steps = [(row[t], index) for t in range(len(labels[0])) for row, index in zip(labels, sequences, strict=True)]
     known = [(boxes, index) for boxes, index in steps if boxes is not None]  # time-major, as labelled.T is
     return Batch(
-        torch.from_numpy(np.stack([planes for planes, _ in encoded], axis=1)),
+        FlatEvents.of(events, len(labels[0])) if events else torch.from_numpy(np.stack(planes, axis=1)),
         torch.tensor([[boxes is not None for boxes in row] for row in labels]).T.contiguous(),
         pad_labels([boxes for boxes, _ in known], [index for _, index in known]),
         names,
@@ -73,7 +84,8 @@ def make_batch(
 
 def without_samples(batch: Batch) -> Batch:
     """A batch like this one with B = 0, for a process whose share is empty."""
-    return Batch(batch.events[:, :0], batch.labelled[:, :0], pad_labels([], []), [], batch.fresh[:0])
+    events = batch.events.without_samples() if isinstance(batch.events, FlatEvents) else batch.events[:, :0]
+    return Batch(events, batch.labelled[:, :0], pad_labels([], []), [], batch.fresh[:0])
 
 
 def of_last_step(batch: Batch) -> Batch:
@@ -107,6 +119,16 @@ def read_ahead(batches: Iterator[Batch], ahead: int = 1) -> Generator[Batch]:
         while (batch := coming.popleft().result()) is not None:
             coming.append(reader.submit(following))
             yield batch
+
+
+def check_uncounted(settings: InputSettings, augment: AugmentSettings, steps: int) -> None:
+    """Raise SettingsError where samples cannot leave the loader as events."""
+    check_countable(settings, steps)
+    if augment.mosaic:
+        raise SettingsError(
+            f"training.encode_on device: data.augment.mosaic {augment.mosaic} joins samples that are counted; set it "
+            "to 0, or encode_on to loader"
+        )
 
 
 def check_sizes(sequences: Sequence[LabelledSequence], settings: InputSettings, augment: AugmentSettings) -> None:

@@ -30,6 +30,7 @@ from spiketrack.datasets.mosaic import Part, mosaic
 from spiketrack.events import Window
 from spiketrack.recordings import Recording
 from spiketrack.representations import InputSettings
+from spiketrack.representations.flat import Uncounted
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,10 @@ class View(NamedTuple):
 
 
 class SampleMaker:
-    """Reads and encodes samples of labelled sequences; keeps events in memory up to a budget."""
+    """Reads and encodes samples of labelled sequences; keeps events in memory up to a budget.
+
+    uncounted: samples stay events, which the device that trains is to count; not with mosaics.
+    """
 
     def __init__(
         self,
@@ -66,34 +70,39 @@ class SampleMaker:
         cache_mb: int,
         class_weights: NDArray[np.float64] | None = None,
         label_reach_us: int = 0,
+        uncounted: bool = False,
     ) -> None:
         self.sequences, self.settings, self.augment, self.steps = list(sequences), settings, augment, steps
         self.grids = [sequence.steps(settings.slice_us, label_reach_us) for sequence in sequences]
-        self._class_weights = class_weights
+        self._class_weights, self._uncounted = class_weights, uncounted
         self._recordings: dict[int, Recording] = {}
         self._cache = EventCache(cache_mb * 1_000_000)
 
     def make(
         self, sample: Sample, rng: np.random.Generator, others: Sequence[Sample] = ()
-    ) -> tuple[NDArray, list[Boxes | None]]:
-        """A sample in a random view: (T, C, H, W), and the labels of each step in input pixels.
+    ) -> tuple[NDArray | Uncounted, list[Boxes | None]]:
+        """A sample in a random view: (T, C, H, W) or its events, and the labels of each step in input pixels.
 
         others: samples that a mosaic may take its other three parts from, any of them, the sample itself too. Where
         the four that are drawn have no labelled step in common, the sample stays alone.
         """
-        alone = self._part(sample, rng)
+        planes, labels, end_us = self._alone(sample, rng)
         # drawn only where it can happen, so that samples without it are those of earlier versions
         if len(others) and self.augment.mosaic and rng.random() < self.augment.mosaic:
             drawn = [others[i] for i in rng.integers(len(others), size=3).tolist()]
-            parts = [alone, *(self._part(other, rng) for other in drawn)]
-            alone = mosaic(parts, self.augment.least_visible, rng, self._class_weights) or alone
-        return alone.planes, alone.labels
+            parts = [_part(planes, labels, end_us, sample.sequence)]
+            parts += [_part(*self._alone(other, rng), other.sequence) for other in drawn]
+            joined = mosaic(parts, self.augment.least_visible, rng, self._class_weights)
+            if joined is not None:
+                return joined.planes, joined.labels
+        return planes, labels
 
-    def _part(self, sample: Sample, rng: np.random.Generator) -> Part:
+    def _alone(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray | Uncounted, list[Boxes | None], int]:
+        """What `make` gives, of this sample only, and where it ends (microseconds)."""
         window, labels = self.read(sample)
         known = Boxes.concatenate([boxes for boxes in labels if boxes is not None])
         planes, moved = self.encode(window, labels, self.view((window.width, window.height), known, rng), rng)
-        return Part(planes, moved, sample.sequence, window.end_us)
+        return planes, moved, window.end_us
 
     def read(self, sample: Sample) -> tuple[Window, list[Boxes | None]]:
         """The events of a sample and the labels of each of its steps (None where there are none)."""
@@ -135,8 +144,8 @@ class SampleMaker:
 
     def encode(
         self, window: Window, labels: Sequence[Boxes | None], view: View, rng: np.random.Generator
-    ) -> tuple[NDArray, list[Boxes | None]]:
-        """Augmented events as (T, C, H, W), and the labels of each step in input pixels."""
+    ) -> tuple[NDArray | Uncounted, list[Boxes | None]]:
+        """Augmented events, as (T, C, H, W) where they are counted here, and labels of each step in input pixels."""
         affine, drop, settings, picture = view
         window = disturb(move_window(window, affine, picture, drop, rng), self.augment, rng)
         x0, y0, *seen = settings.seen_area(window.height, window.width)  # (x0, y0, width, height)
@@ -147,7 +156,14 @@ class SampleMaker:
             None if boxes is None else _scaled(move_boxes(boxes, affine, *seen, self.augment.least_visible), scale)
             for boxes in labels
         ]
+        if self._uncounted:
+            return Uncounted(window, settings), moved
         return settings.encode(window, window.end_us, self.steps), moved
+
+
+def _part(planes: NDArray | Uncounted, labels: list[Boxes | None], end_us: int, sequence: int) -> Part:
+    assert not isinstance(planes, Uncounted), "loaders refuse mosaics of events"
+    return Part(planes, labels, sequence, end_us)
 
 
 def _scaled(boxes: Boxes, scale: NDArray[np.float32]) -> Boxes:

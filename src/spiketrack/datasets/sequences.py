@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spiketrack.boxes import Boxes
 from spiketrack.datasets.augment import AugmentSettings
-from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, make_batch, without_samples
+from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, check_uncounted, make_batch, without_samples
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.samples import Sample, SampleMaker
 from spiketrack.filters import NO_FILTERS, FilterSettings
@@ -88,7 +88,10 @@ EVERY_SAMPLE = SampleChoice()
 
 
 class TrainingSamples:
-    """Batches of training samples, shuffled anew for each epoch, reproducible from the seed."""
+    """Batches of training samples, shuffled anew for each epoch, reproducible from the seed.
+
+    uncounted: events of batches are yet to be counted (`Batch.planes`).
+    """
 
     def __init__(
         self,
@@ -103,8 +106,11 @@ class TrainingSamples:
         balance: float = 0.0,
         choice: SampleChoice = EVERY_SAMPLE,
         share: Share = WHOLE,
+        uncounted: bool = False,
     ) -> None:
         check_sizes(sequences, settings, augment)
+        if uncounted:
+            check_uncounted(settings, augment, steps)
         self.settings, self.augment, self.balance, self.choice = settings, augment, balance, choice
         self.share = share
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
@@ -118,6 +124,7 @@ class TrainingSamples:
             cache_mb=cache_mb,
             class_weights=drawn_by,
             label_reach_us=choice.label_reach_us,
+            uncounted=uncounted,
         )
         self.sequences = self._maker.sequences
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spiketrack.datasets.augment import AugmentSettings
-from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, make_batch
+from spiketrack.datasets.batches import WHOLE, Batch, Share, check_sizes, check_uncounted, make_batch
 from spiketrack.datasets.etram import LabelledSequence
 from spiketrack.datasets.samples import Sample, SampleMaker
 from spiketrack.datasets.sequences import EVERY_SAMPLE, SampleChoice
@@ -36,7 +36,10 @@ class Pass(NamedTuple):
 
 
 class StreamSamples:
-    """Batches of windows that follow one another in B streams; an epoch is as many as all recordings have, over B."""
+    """Batches of windows that follow one another in B streams; an epoch is as many as all recordings have, over B.
+
+    uncounted: as of `TrainingSamples`.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class StreamSamples:
         balance: float = 0.0,
         choice: SampleChoice = EVERY_SAMPLE,
         share: Share = WHOLE,
+        uncounted: bool = False,
     ) -> None:
         if balance:
             raise SettingsError("data.balance draws single samples; with training.state carried it must be 0")
@@ -65,9 +69,11 @@ class StreamSamples:
                 "it must be 0"
             )
         check_sizes(sequences, settings, augment)
+        if uncounted:
+            check_uncounted(settings, augment, steps)
         self.settings, self.augment, self.balance, self.choice = settings, augment, balance, choice
         self.steps, self.batch_size, self.seed, self.share = steps, batch_size, seed, share
-        self._maker = SampleMaker(sequences, settings, augment, steps=steps, cache_mb=cache_mb)
+        self._maker = SampleMaker(sequences, settings, augment, steps=steps, cache_mb=cache_mb, uncounted=uncounted)
         self.sequences = self._maker.sequences
         self._batches = -(-sum(self._span(index, 0)[1] for index in range(len(sequences))) // batch_size)
 

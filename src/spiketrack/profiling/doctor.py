@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from spiketrack.datasets.batches import check_uncounted
+from spiketrack.errors import SettingsError
 from spiketrack.optimizing import native_bfloat16
 from spiketrack.pipeline import Detector
 from spiketrack.profiling.measuring import Measurement, Plan, measure_inference, measure_training
@@ -157,8 +159,21 @@ def _present(trainer: Trainer) -> Present:
         recompute=trainer.settings.recompute,
         pageable=trainer.device.type == "cuda" and not trainer.settings.pin_memory,
         files=tuple(sequence.path for sequence in trainer.samples.sequences),
+        countable=_could_count(trainer),
         on_disk=any(sequence.cache is not None for sequence in trainer.samples.sequences),
     )
+
+
+def _could_count(trainer: Trainer) -> bool:
+    """Whether there is an accelerator that could count the events, as the loader does now."""
+    samples = trainer.samples
+    if trainer.device.type == "cpu" or trainer.settings.encode_on == "device":
+        return False
+    try:
+        check_uncounted(samples.settings, samples.augment, samples.steps)
+    except SettingsError:
+        return False
+    return True
 
 
 def _traced(measured: Measurement) -> Trace:

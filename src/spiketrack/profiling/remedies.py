@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from spiketrack.profiling.probing import Probes
-from spiketrack.profiling.verdict import Verdict
+from spiketrack.profiling.verdict import COUNTING, Verdict
 
 _WORTH = 1.03  # times as fast, at least
 MOST = 3
@@ -62,7 +62,8 @@ class Remedy:
 class Present:
     """What is set now. files: recordings to train on. on_disk: they are read from data.cache_dir. precision: in which
     the network runs. native: whether the processor computes bfloat16 itself. read_ahead: batches. recompute:
-    activations are computed twice. pageable: batches go to an accelerator from memory that is not locked."""
+    activations are computed twice. pageable: batches go to an accelerator from memory that is not locked. countable:
+    an accelerator could count the events, which the loader does."""
 
     training: bool
     batch_size: int = 1
@@ -74,6 +75,7 @@ class Present:
     pageable: bool = False
     files: tuple[Path, ...] = ()
     on_disk: bool = False
+    countable: bool = False
 
 
 def remedies(verdict: Verdict, probes: Probes, present: Present) -> list[Remedy]:
@@ -113,6 +115,11 @@ def _of_loading(verdict: Verdict, present: Present) -> Iterator[Remedy]:
     counting = loader - (reading - storage)
     if present.training:
         yield from _of_uneven_loading(verdict, present)
+        if present.countable:
+            seconds = sum(part.seconds for part in verdict.parts if part.what == COUNTING)
+            why = f"{seconds / verdict.seconds:.0%} of the step waits for events to be moved and counted"
+            settings = {"training.encode_on": "device"}
+            yield Remedy("Count on the accelerator", why, _without(verdict, seconds), "same losses", settings)
         yield Remedy(
             "Cheaper samples",
             f"{counting / verdict.seconds:.0%} of the step waits for the one thread that makes batches",

@@ -26,6 +26,7 @@ MEANING: dict[str, str] = {
 }
 assert tuple(MEANING) == get_args(Bound)
 
+COUNTING = "waiting for events to be counted"
 _TARGETS = ("detector/targets.py", "target_kernels.py", "target_pairs.py", "ssd_match.py", "heatmaps.py")
 _READING = (
     *("spiketrack/recordings/", "spiketrack/filters/", "h5py/"),
@@ -159,7 +160,7 @@ def _waits(seconds: float, measured: Measurement) -> tuple[list[Part], float]:
         elif kind == "reading":
             parts += _split_waits("waiting", share, stacks)
         else:
-            words = {"encoding": "waiting for events to be counted", "batching": "waiting for batches to be made"}
+            words = {"encoding": COUNTING, "batching": "waiting for batches to be made"}
             parts.append(Part("waiting", words[kind], "CPU", share, _busiest(stacks)))
     return parts, once
 

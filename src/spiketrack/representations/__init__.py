@@ -10,6 +10,7 @@ counted directly, without a full-size image in between (`grid`).
     slices     microsecond_slices, sparse_slices: the high-frequency mode
     settings   InputSettings: what a network sees, from the experiment file
     device     the same functions for events that are already torch tensors, on any device
+    flat       a batch of samples as the training device counts it
 """
 
 from spiketrack.representations.counting import (

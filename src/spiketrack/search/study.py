@@ -36,7 +36,7 @@ MOST_KILLS = 3
 SILENT_BEATS = 5
 CLOCK_S = 2.0  # by which the system's word on when a process began may shift
 OF_THE_MACHINE = ("data.root", "data.labels_dir", "data.cache_mb", "data.cache_dir", "training.device",
-                  "training.read_ahead", "training.pin_memory", "training.recompute")  # fmt: skip
+                  "training.read_ahead", "training.encode_on", "training.pin_memory", "training.recompute")  # fmt: skip
 
 
 class SearchSettings(BaseModel):
