@@ -4,8 +4,9 @@
 
 The run of the experiment from its first step, in a temporary folder, STEPS steps for each row, after three that do not
 count. Rows: a memory for events that is empty at the beginning, as every run has (cold); no such memory, every sample
-read from its file (uncached); all recordings in memory (cached); cached with every sample a mosaic of four; and read
-from a disk cache that was filled before (on disk: `data.cache_dir`, in the folder for temporary files). Waited: of the
+read from its file (uncached); all recordings in memory (cached); cached with every sample a mosaic of four;
+cached with events that the device of the network counts (to device); and read from a disk cache that was filled before
+(on disk: `data.cache_dir`, in the folder for temporary files). MB: what a batch takes to the device. Waited: of the
 wall time of the steps, the share in which the network had no batch (Progress.waited). Loader: CPU time that a
 batch takes where nothing else runs, beside the CPU time of a step less that: what the loader would have to exceed to
 hold a second core back. The network works on as many threads as OMP_NUM_THREADS says.
@@ -20,9 +21,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spiketrack.experiment import load_experiment, trainer_of
 from spiketrack.progress import Progress
+from spiketrack.representations.flat import FlatEvents
 from spiketrack.training import Trainer
 
 WARM_UP = 3
@@ -31,6 +34,7 @@ ROWS = {
     "uncached": ["data.cache_mb=0"],
     "cached": [],
     "cached, mosaic": ["data.augment.mosaic=1.0"],
+    "cached, to device": ["training.encode_on=device"],
     "on disk": [],  # data.cache_dir, a folder of its own
 }
 
@@ -46,6 +50,11 @@ def loader_seconds(trainer: Trainer, batches: int) -> float:
     began = time.process_time()
     count = sum(1 for _ in islice(made, batches))
     return (time.process_time() - began) / max(count, 1)
+
+
+def megabytes(events: Tensor | FlatEvents) -> float:
+    parts = (events,) if isinstance(events, Tensor) else (events.clock, events.place, events.counts, events.areas)
+    return sum(part.nbytes for part in parts) / 1e6
 
 
 def read_all(trainer: Trainer) -> None:
@@ -84,7 +93,7 @@ def main() -> None:
     long = arguments.steps + WARM_UP + 2
     bounded = [f"training.epochs={long}", f"training.validate_every={long}", "training.checkpoint_every=100000"]
     print(f"{arguments.experiment}, {torch.get_num_threads()} threads, {arguments.steps} steps a row")
-    print(f"{'':<16}{'waited':>9}{'wall s/step':>13}{'CPU s/step':>12}{'loader CPU s/batch':>20}")
+    print(f"{'':<18}{'waited':>9}{'wall s/step':>13}{'CPU s/step':>12}{'loader CPU s/batch':>20}{'MB':>7}")
     for name in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             own = [f"data.cache_dir={folder}/events"] if name == "on disk" else ROWS[name]
@@ -93,8 +102,9 @@ def main() -> None:
             if name.startswith("cached"):
                 read_all(trainer)
             loader = loader_seconds(trainer, 10) if name != "cold" else float("nan")
+            size = megabytes(next(trainer.samples.epoch(0)).events)
             waited, wall, cpu = waiting(trainer, arguments.steps)
-        print(f"{name:<16}{waited:>8.1%}{wall:>13.3f}{cpu:>12.3f}{loader:>20.3f}", flush=True)
+        print(f"{name:<18}{waited:>8.1%}{wall:>13.3f}{cpu:>12.3f}{loader:>20.3f}{size:>7.2f}", flush=True)
 
 
 if __name__ == "__main__":
