@@ -6,7 +6,6 @@ from spiketrack.spiking import sparse_conv as module
 from spiketrack.spiking.sparse_conv import (
     BinaryConv2d,
     Folded,
-    count,
     fold,
     kernel_gradient,
     kernel_rows,
@@ -51,7 +50,7 @@ def test_one_spike_in_the_corner_by_hand():
     packed = pack(x)
     assert packed.ones == 1
     assert packed.bits.flatten().tolist() == [1 << 5, 0, 0, 0, 0, 0]
-    assert count(packed.bits, 16).tolist() == [0] * 5 + [1] + [0] * 10
+    assert packed.counts.tolist() == [0] * 5 + [1] + [0] * 10
     y = sparse_conv(packed.bits, plain(weight, torch.tensor([10.0])), 1, 1)
     # output (y, x) sees the corner by the tap (1 - y, 1 - x); column 2 does not reach it
     assert y.tolist() == [[[[15.0, 14.0, 10.0], [12.0, 11.0, 10.0]]]]
@@ -122,7 +121,8 @@ def test_two_threads_give_the_same_bits_as_one(monkeypatch):
         return packed.bits, y, *kernel_gradient(packed.bits, grad, weight, 1, 1)[:2]
 
     one = run()
-    monkeypatch.setattr(module, "LEAST_PER_THREAD", 1)
+    for name in ("LEAST_ROWS", "LEAST_NUMBERS", "LEAST_WEIGHTS"):
+        monkeypatch.setattr(module, name, 1)
     torch.set_num_threads(2)
     try:
         two = run()

@@ -27,13 +27,13 @@ from torch.autograd.function import once_differentiable
 from spiketrack.spiking.sparse_conv import (
     MOST_ONES,
     Folded,
-    count,
     fold,
     kernel_gradient,
     kernel_rows,
     pack,
     scale_and_add,
     sparse_conv,
+    sums_and_squares,
     unfold,
 )
 
@@ -78,17 +78,12 @@ class _Moments(NamedTuple):
 
 def _moments(x: Tensor, counts: Tensor | None, padding: int) -> _Moments:
     """counts: ones per channel where x is binary."""
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     values = n * (height + 2 * padding) * (width + 2 * padding)
     if counts is not None:
         mean = counts.double() / values
         return _Moments(mean, mean * (1 - mean), values)
-    from spiketrack.spiking import sparse_kernels
-
-    sums = torch.zeros(2, channels, dtype=torch.float64)
-    pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels)
-    sparse_kernels.moments(pixels.numpy(), *sums.numpy())
-    mean, square = sums / values
+    mean, square = sums_and_squares(x) / values
     return _Moments(mean, (square - mean.square()).clamp_min(0), values)
 
 
@@ -98,8 +93,7 @@ class _FoldedNormConv(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float, stride: int, padding: int
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         spikes = pack(x)
-        counts = None if spikes is None else count(spikes.bits, x.shape[1])
-        mean, var, values = _moments(x, counts, padding)
+        mean, var, values = _moments(x, None if spikes is None else spikes.counts, padding)
         scale = gamma.double() * torch.rsqrt(var + eps)
         offset = beta.double() - mean * scale
         folded = fold(weight, scale, offset)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spiketrack.spiking.team import shared
+
 Piece = TypeVar("Piece")
 
-LEAST_PER_THREAD = 1 << 18  # neuron-steps; below, starting a thread costs more than it saves
+LEAST_PER_THREAD = 1 << 17  # neuron-steps; below, giving work away costs more than it saves
 
 
 def as_slabs(x: Tensor) -> Tensor:
@@ -62,14 +62,3 @@ def rows(x: Tensor) -> NDArray:
 def in_pieces(x: Tensor, work: Callable[[int, int], Piece]) -> list[Piece]:
     """work(start, stop) over all neurons of x (T, ...), on as many threads as torch may use and the size is worth."""
     return shared(math.prod(x.shape[1:]), x.numel() // LEAST_PER_THREAD, work)
-
-
-def shared(count: int, most: int, work: Callable[[int, int], Piece]) -> list[Piece]:
-    """work(start, stop) over `count` items, on at most `most` threads and no more than torch may use."""
-    threads = max(1, min(torch.get_num_threads(), most))
-    if threads == 1:
-        return [work(0, count)]
-    pieces = list(pairwise(count * i // threads for i in range(threads + 1)))
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, *piece) for piece in pieces[1:]]
-        return [work(*pieces[0]), *(other.result() for other in others)]

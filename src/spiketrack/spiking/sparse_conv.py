@@ -16,20 +16,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spiketrack.spiking.allocation import empty_strided
-from spiketrack.spiking.slabs import shared
+from spiketrack.spiking.team import shared
 
-LEAST_PER_THREAD = 1 << 20  # sums of a kernel's row; below, starting a thread costs more than it saves
+# least work of a thread; below, giving it away costs more than it saves
+LEAST_ROWS = 1 << 18  # sums of a kernel's row, if all were taken
+LEAST_NUMBERS = 1 << 18  # numbers of a map that are packed, counted or scaled
+LEAST_WEIGHTS = 1 << 16
 MOST_ONES = 0.5
 """Share of ones above which the library's dense convolution is about as fast."""
 _LANES = 16  # channels come in multiples of it: numbers of one register
 
 
 class Spikes(NamedTuple):
-    """A binary map (N, C, H, W). bits: (N, H, W, words) int64, bit c % 64 of word c // 64 is channel c. ones: their
-    number."""
+    """A binary map (N, C, H, W). bits: (N, H, W, words) int64, bit c % 64 of word c // 64 is channel c. counts: how
+    many ones every channel has, (C,) int64."""
 
     bits: Tensor
-    ones: int
+    counts: Tensor
+
+    @property
+    def ones(self) -> int:
+        """How many ones the map has."""
+        return int(self.counts.sum())
 
 
 def pack(x: Tensor) -> Spikes | None:
@@ -43,17 +51,19 @@ def pack(x: Tensor) -> Spikes | None:
     pixels = x.detach().permute(0, 2, 3, 1).contiguous().view(-1, channels).numpy()
     bits = torch.empty(n, height, width, words, dtype=torch.int64)
     out = _words(bits).reshape(-1, words)
-    ones = shared(len(pixels), x.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
-    return None if min(ones) < 0 else Spikes(bits, sum(ones))
+    counts = shared(len(pixels), x.numel() // LEAST_NUMBERS, lambda a, b: sparse_kernels.pack(pixels, out, a, b))
+    return Spikes(bits, torch.from_numpy(np.sum(counts, axis=0))) if all(len(part) for part in counts) else None
 
 
-def count(bits: Tensor, channels: int) -> Tensor:
-    """How many ones every channel has: (C,) int64."""
+def sums_and_squares(x: Tensor) -> Tensor:
+    """Sum and sum of squares of every channel of any x (N, C, H, W): (2, C) float64."""
     from spiketrack.spiking import sparse_kernels
 
-    counts = torch.zeros(channels, dtype=torch.int64)
-    sparse_kernels.count(_words(bits).reshape(-1, bits.shape[3]), counts.numpy())
-    return counts
+    planes = x.detach().contiguous().view(-1, x.shape[2] * x.shape[3]).numpy()
+    sums = torch.empty(x.shape[0], x.shape[1], 2, dtype=torch.float64)
+    out = sums.view(-1, 2).numpy()
+    shared(len(planes), x.numel() // LEAST_NUMBERS, lambda a, b: sparse_kernels.moments(planes, out, a, b))
+    return sums.sum(0).T
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -113,8 +123,9 @@ def unfold(grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor) -> tuple
 
     weight = weight.detach().contiguous()
     grad_weight, sums = torch.empty_like(weight), torch.zeros(2, len(scale), dtype=torch.float64)
-    arrays = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), scale.numpy(), offset.numpy()
-    sparse_kernels.unfold(*arrays, grad_weight.numpy(), *sums.numpy())
+    given = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), scale.numpy(), offset.numpy()
+    arrays = *given, grad_weight.numpy(), *sums.numpy()
+    shared(len(scale), weight.numel() // LEAST_WEIGHTS, lambda a, b: sparse_kernels.unfold(*arrays, a, b))
     return grad_weight, sums[0], sums[1]
 
 
@@ -144,7 +155,7 @@ def sparse_conv(bits: Tensor, kernel: Folded, stride: int, padding: int) -> Tens
     shape = (n, high, wide, outputs)
     y = empty_strided(shape, (high * wide * outputs, wide * outputs, outputs, 1), rows.dtype)
     arrays = _words(bits), rows.numpy(), bias.numpy(), stride, padding, y.numpy()
-    most = n * high * wide * size * size * channels * blocks // LEAST_PER_THREAD
+    most = n * high * wide * size * size * channels * blocks // LEAST_ROWS
     shared(n * high, most, lambda a, b: sparse_kernels.forward(*arrays, a, b))
     return y.permute(0, 3, 1, 2)[:, :wanted]
 
@@ -157,12 +168,16 @@ def kernel_gradient(bits: Tensor, grad: Tensor, like: Tensor, stride: int, paddi
     channels = like.shape[1]
     turned = torch.empty(n * height, channels, stride, -(-width // stride // sparse_kernels.WORD), dtype=torch.int64)
     places, spikes = _words(turned), _words(bits).reshape(n * height, width, words)
-    shared(n * height, bits.numel() * 64 // LEAST_PER_THREAD, lambda a, b: sparse_kernels.turn(spikes, places, a, b))
+    shared(
+        n * height,
+        bits.numel() * sparse_kernels.WORD // LEAST_NUMBERS,
+        lambda a, b: sparse_kernels.turn(spikes, places, a, b),
+    )
     places = places.reshape(n, height, *turned.shape[1:])
     rows = _empty_rows(like)
     grad_bias = torch.zeros(rows.shape[0] * rows.shape[4], dtype=torch.float64)
     arrays = _filled_up(grad.permute(0, 2, 3, 1)).contiguous().numpy(), padding, rows.numpy(), grad_bias.numpy()
-    most = grad.numel() // len(like) * like.numel() // LEAST_PER_THREAD
+    most = grad.numel() // len(like) * like.numel() // LEAST_ROWS
     shared(channels, most, lambda a, b: sparse_kernels.kernel_gradient(places, *arrays, a, b))
     return Folded(rows, grad_bias, len(like))
 
@@ -177,7 +192,7 @@ def scale_and_add(bits: Tensor, factor: Tensor, where_set: Tensor, elsewhere: Te
     out, spikes = y.permute(0, 2, 3, 1).view(-1, y.shape[1]).numpy(), _words(bits).reshape(-1, bits.shape[3])
     values = (part.to(y.dtype).numpy() for part in (factor, where_set, elsewhere))
     arrays = spikes, *values, out
-    shared(len(out), y.numel() // LEAST_PER_THREAD, lambda a, b: sparse_kernels.scale_and_add(*arrays, a, b))
+    shared(len(out), y.numel() // LEAST_NUMBERS, lambda a, b: sparse_kernels.scale_and_add(*arrays, a, b))
 
 
 def _words(bits: Tensor) -> NDArray[np.uint64]:

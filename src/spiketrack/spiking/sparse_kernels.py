@@ -15,6 +15,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 WORD = 64  # channels, or places of a row, in one word
+MANY = 1 << 24  # whole numbers that float32 can count
 NEAR = 64  # output pixels that share a look at a tap's rows: both lie in the nearest cache
 _I64 = ir.IntType(64)
 
@@ -124,46 +125,32 @@ def _add_either(typingctx, word, where_set, elsewhere, factor, first, y, place):
     return types.void(types.uint64, where_set, elsewhere, factor, types.int64, y, types.int64), codegen
 
 
-@intrinsic
-def _ones(typingctx, word):
-    """Number of set bits."""
-
-    def codegen(context, builder, signature, args):
-        return builder.ctpop(args[0])
-
-    return types.int64(types.uint64), codegen
-
-
 @njit(cache=True, nogil=True)
 def pack(x, bits, start, stop):
-    """Fill bits (pixels, words) of x (pixels, channels), pixels start .. stop. Returns how many are 1, or -1 where some
-    are neither 0 nor 1.
+    """Fill bits (pixels, words) of x (pixels, channels), pixels start .. stop. Returns how many pixels have each bit,
+    (channels,) int64, or nothing, (0,), where some numbers are neither 0 nor 1.
 
     channels: a multiple of 16. Bit c of word w of a pixel is channel 64 w + c.
     """
-    channels, binary, ones = x.shape[1], np.uint8(1), np.int64(0)
-    for pixel in range(start, stop):
-        for w in range(bits.shape[1]):
-            word = np.uint64(0)
-            for part in range(min(channels - w * WORD, WORD) // 16):
-                on, fits = _bits_of(x, pixel * channels + w * WORD + part * 16, 16)  # ty: ignore[missing-argument]
-                word |= on << np.uint64(part * 16)
-                binary &= fits
-            bits[pixel, w] = word
-            ones += _ones(word)  # ty: ignore[missing-argument]
-        if not binary:
-            return -1
-    return ones
-
-
-@njit(cache=True, nogil=True)
-def count(bits, counts):
-    """Add to counts (C,) int64 how many pixels have each bit. bits: (pixels, words); C: a multiple of 16."""
-    ones, zeros = np.ones_like(counts), np.zeros_like(counts)
-    for pixel in range(bits.shape[0]):
-        for c in range(0, len(counts), 16):
-            word = bits[pixel, c // WORD] >> np.uint64(c % WORD)
-            _add_either(word, ones, zeros, ones, c, counts, c)  # ty: ignore[missing-argument]
+    channels, binary, one = x.shape[1], np.uint8(1), np.uint64(1)
+    counts = np.zeros(channels, np.int64)
+    for first in range(start, stop, MANY):
+        sums = np.zeros(channels, x.dtype)
+        for pixel in range(first, min(first + MANY, stop)):
+            for w in range(bits.shape[1]):
+                word = np.uint64(0)
+                for part in range(min(channels - w * WORD, WORD) // 16):
+                    c = w * WORD + part * 16
+                    on, fits = _bits_of(x, pixel * channels + c, 16)  # ty: ignore[missing-argument]
+                    word |= on << np.uint64(part * 16)
+                    binary &= fits
+                    _add_rows(one, x, pixel * channels + c, sums, c, 16)  # ty: ignore[missing-argument]
+                bits[pixel, w] = word
+            if not binary:
+                return counts[:0]
+        for c in range(channels):
+            counts[c] += np.int64(sums[c])
+    return counts
 
 
 @njit(cache=True, nogil=True)
@@ -179,54 +166,69 @@ def scale_and_add(bits, factor, where_set, elsewhere, y, start, stop):
             _add_either(word, where_set, elsewhere, factor, c, y, pixel * channels + c)  # ty: ignore[missing-argument]
 
 
-@njit(cache=True, nogil=True)
-def moments(x, sums, squares):
-    """Add to sums and squares (C,) float64 those of x (pixels, C)."""
-    for pixel in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            value = np.float64(x[pixel, c])
-            sums[c] += value
-            squares[c] += value * value
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def moments(planes, sums, start, stop):
+    """Fill sums[i] (2,) float64 with the sum and the sum of squares of planes[i] (pixels,), i = start .. stop."""
+    for i in range(start, stop):
+        total = square = 0.0
+        for value in planes[i]:
+            total += np.float64(value)
+            square += np.float64(value) * np.float64(value)
+        sums[i, 0], sums[i, 1] = total, square
 
 
 @njit(cache=True, nogil=True)
 def fold(weight, scale, offset, rows, bias):
     """Fill rows (O' / lanes, k, k, C, lanes) with weight (O, C, k, k) scale (C,), zeros from O to O', and bias (O',)
     with the sums of weight offset."""
-    rows[-1] = 0
     outputs, channels, size, _ = weight.shape
-    lanes = rows.shape[4]
-    for o in range(outputs):
-        total = 0.0
+    blocks, lanes = rows.shape[0], rows.shape[4]
+    sums, totals = np.empty(lanes), np.empty(lanes)
+    for block in range(blocks):
+        first, own = block * lanes, min(lanes, outputs - block * lanes)
+        totals[:] = 0
         for c in range(channels):
-            by, own = weight.dtype.type(scale[c]), 0.0
+            by = weight.dtype.type(scale[c])
+            sums[:] = 0
             for ky in range(size):
                 for kx in range(size):
-                    w = weight[o, c, ky, kx]
-                    rows[o // lanes, ky, kx, c, o % lanes] = w * by
-                    own += w
-            total += own * offset[c]
-        bias[o] = total
+                    row = rows[block, ky, kx, c]
+                    for i in range(own):
+                        w = weight[first + i, c, ky, kx]
+                        row[i] = w * by
+                        sums[i] += w
+                    row[own:] = 0
+            for i in range(own):
+                totals[i] += sums[i] * offset[c]
+        for i in range(own):
+            bias[first + i] = totals[i]
 
 
 @njit(cache=True, nogil=True)
-def unfold(grad_rows, grad_bias, weight, scale, offset, grad_weight, by_scale, by_offset):
-    """The way back through `fold`: fill grad_weight, add to by_scale and by_offset (C,) the gradients of these."""
-    outputs, channels, size, _ = weight.shape
-    lanes = grad_rows.shape[4]
-    for o in range(outputs):
-        of_bias = grad_bias[o]
-        for c in range(channels):
-            by, constant = weight.dtype.type(scale[c]), weight.dtype.type(offset[c] * of_bias)
-            product = total = 0.0
+def unfold(grad_rows, grad_bias, weight, scale, offset, grad_weight, by_scale, by_offset, start, stop):
+    """The way back through `fold`, of channels start .. stop: fill grad_weight, add to by_scale and by_offset (C,) the
+    gradients of these."""
+    outputs, _, size, _ = weight.shape
+    blocks, lanes = grad_rows.shape[0], grad_rows.shape[4]
+    products, totals, constants = np.empty(lanes), np.empty(lanes), np.empty(lanes, weight.dtype)
+    for block in range(blocks):
+        first, own = block * lanes, min(lanes, outputs - block * lanes)
+        for c in range(start, stop):
+            by = weight.dtype.type(scale[c])
+            products[:] = totals[:] = 0
+            for i in range(own):
+                constants[i] = offset[c] * grad_bias[first + i]
             for ky in range(size):
                 for kx in range(size):
-                    w, g = weight[o, c, ky, kx], grad_rows[o // lanes, ky, kx, c, o % lanes]
-                    grad_weight[o, c, ky, kx] = g * by + constant
-                    product += w * g
-                    total += w
-            by_scale[c] += product
-            by_offset[c] += total * of_bias
+                    row = grad_rows[block, ky, kx, c]
+                    for i in range(own):
+                        w, g = weight[first + i, c, ky, kx], row[i]
+                        grad_weight[first + i, c, ky, kx] = g * by + constants[i]
+                        products[i] += w * g
+                        totals[i] += w
+            for i in range(own):
+                by_scale[c] += products[i]
+                by_offset[c] += totals[i] * grad_bias[first + i]
 
 
 @njit(cache=True, nogil=True)
@@ -285,14 +287,16 @@ def turn(bits, turned, start, stop):
 
 @njit(cache=True, nogil=True)
 def kernel_gradient(turned, grad, padding, grad_kernel, grad_bias, start, stop):
-    """Fill channels start .. stop of grad_kernel (O / lanes, k, k, C, lanes); from channel 0 on, grad_bias (O,) too.
+    """Fill channels start .. stop of grad_kernel (O / lanes, k, k, C, lanes), and their share of the outputs of
+    grad_bias (O,).
 
     turned: (N, H, C, stride, words) as of `turn`; grad: (N, H', W', O), the gradient of the output.
     """
     height, stride, words = turned.shape[1], turned.shape[3], turned.shape[4]
-    images, out_height, out_width, _ = grad.shape
+    images, out_height, out_width, outputs = grad.shape
     blocks, size, _, channels, lanes = grad_kernel.shape
     grad_kernel[:, :, :, start:stop] = 0
+    first_bias, last_bias = start * outputs // channels, stop * outputs // channels
     room = np.zeros((out_width + words * WORD + 2 * size, lanes), grad.dtype)  # one row, zeros on both sides
     for n in range(images):
         for out_y in range(out_height):
@@ -300,10 +304,10 @@ def kernel_gradient(turned, grad, padding, grad_kernel, grad_bias, start, stop):
                 for x in range(out_width):
                     for i in range(lanes):
                         room[size + x, i] = grad[n, out_y, x, block * lanes + i]
-                if start == 0:
-                    for x in range(size, size + out_width):
-                        for i in range(lanes):
-                            grad_bias[block * lanes + i] += room[x, i]
+                low, high = max(first_bias - block * lanes, 0), min(last_bias - block * lanes, lanes)
+                for x in range(size, size + out_width):
+                    for i in range(low, high):
+                        grad_bias[block * lanes + i] += room[x, i]
                 for ky in range(size):
                     in_y = out_y * stride + ky - padding
                     if not 0 <= in_y < height:
