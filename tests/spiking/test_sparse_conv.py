@@ -6,11 +6,12 @@ from spiketrack.spiking import sparse_conv as module
 from spiketrack.spiking.sparse_conv import (
     BinaryConv2d,
     Folded,
+    Scales,
+    add_either,
     fold,
     kernel_gradient,
     kernel_rows,
     pack,
-    scale_and_add,
     sparse_conv,
     unfold,
 )
@@ -84,26 +85,29 @@ def test_it_is_the_convolution_and_its_gradient(channels, outputs, kernel, strid
 
 
 def test_folding_and_its_way_back():
-    weight, scale, offset = normal(24, 16, 3, 3).requires_grad_(), normal(16, seed=2), normal(16, seed=3)
+    """Outputs 0 .. 9 read the first norm, the others the second."""
+    weight, scale, offset = normal(24, 16, 3, 3).requires_grad_(), normal(2, 16, seed=2), normal(2, 16, seed=3)
     scale.requires_grad_(), offset.requires_grad_()
-    kernel, bias = weight * scale[:, None, None], weight.sum((2, 3)) @ offset
-    folded = fold(weight.detach(), scale.detach(), offset.detach())
+    norms = (torch.arange(24) >= 10).long()
+    kernel = weight * scale[norms][:, :, None, None]
+    bias = (weight.sum((2, 3)) * offset[norms]).sum(1)
+    scales = Scales(norms, scale.detach(), offset.detach())
+    folded = fold(weight, scales)
     torch.testing.assert_close(folded.rows, kernel_rows(kernel.detach()), rtol=0, atol=1e-14)
     torch.testing.assert_close(folded.bias[:24], bias.detach(), rtol=0, atol=1e-12)
     assert folded.bias[24:].tolist() == [0] * 8
     by_kernel, by_bias = normal(24, 16, 3, 3, seed=4), normal(24, seed=5)
     expected = torch.autograd.grad((kernel * by_kernel).sum() + bias @ by_bias, (weight, scale, offset))
-    grad = Folded(kernel_rows(by_kernel), by_bias, 24)
-    found = unfold(grad, weight.detach(), scale.detach(), offset.detach())
+    found = unfold(Folded(kernel_rows(by_kernel), by_bias, 24), weight, scales)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
-def test_scale_and_add():
+def test_add_either():
     x, y = spikes(2, 80, 3, 5), normal(2, 80, 3, 5).contiguous(memory_format=torch.channels_last)
-    factor, on, off = normal(3, 80, seed=2)
-    expected = y * factor[:, None, None] + torch.where(x == 1, on[:, None, None], off[:, None, None])
-    scale_and_add(pack(x).bits, factor, on, off, y)
+    on, off = normal(2, 80, seed=2)
+    expected = y + torch.where(x == 1, on[:, None, None], off[:, None, None])
+    add_either(pack(x).bits, on, off, y)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-14)
 
 

@@ -20,7 +20,7 @@ from spiketrack.detector.ssd_match import AspectRatios, prior_boxes, priors_per_
 from spiketrack.detector.st_vgg import STVGG
 from spiketrack.spiking.lif import PLIF_NEURON, LIFSettings
 from spiketrack.spiking.neurons import State, StateFlow
-from spiketrack.spiking.norm_first import NormConv, NormConvSpike
+from spiketrack.spiking.norm_first import NormConv, NormConvSpike, both
 
 
 class SSDSettings(BaseModel):
@@ -165,8 +165,11 @@ class SSDHead(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: (N, c, h, w) per level. Returns offsets (N, A, 4) and logits (N, A, K); level, row, column, prior."""
-        offsets = [_per_prior(conv(x), 4) for conv, x in zip(self.boxes, maps, strict=True)]
-        logits = [_per_prior(conv(x), self.num_classes) for conv, x in zip(self.classes, maps, strict=True)]
+        offsets, logits = [], []
+        for boxes, classes, x in zip(self.boxes, self.classes, maps, strict=True):
+            y, z = both(boxes, classes, x)
+            offsets.append(_per_prior(y, 4))
+            logits.append(_per_prior(z, self.num_classes))
         return torch.cat(offsets, dim=1), torch.cat(logits, dim=1)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiketrack.spiking.folded_norm import folded_norm_conv, folds
+from spiketrack.spiking.folded_norm import folded_norm_convs, folds
 from spiketrack.spiking.lif import LIFSettings, neuron_layer
 from spiketrack.spiking.neurons import StateFlow
 
@@ -41,10 +41,23 @@ class NormConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W); returns (N, cout, H', W')."""
         if self.conv.padding[0] == 0 and folds(self.norm, x):
-            return folded_norm_conv(x, self.norm, self.conv, self.pad_before)
+            return folded_norm_convs(x, [self.norm], [self.conv], self.pad_before)
         if self.pad_before:
             x = F.pad(x, (self.pad_before,) * 4)
         return self.conv(self.norm(x))
+
+
+def both(first: NormConv, second: NormConv, x: Tensor) -> tuple[Tensor, Tensor]:
+    """first(x), second(x); in training on the CPU one convolution, if of one geometry and not watched by hooks."""
+    layers = (first, second)
+    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return first(x), second(x)
+    geometries = {(layer.pad_before, layer.norm.eps, layer.conv.kernel_size, layer.conv.stride) for layer in layers}
+    if len(geometries) > 1 or not all(layer.conv.padding[0] == 0 and folds(layer.norm, x) for layer in layers):
+        return first(x), second(x)
+    norms, convs = [layer.norm for layer in layers], [layer.conv for layer in layers]
+    y = folded_norm_convs(x, norms, convs, first.pad_before)
+    return y[:, : first.conv.out_channels], y[:, first.conv.out_channels :]
 
 
 class NormConvSpike(nn.Module):

@@ -106,26 +106,36 @@ class Folded(NamedTuple):
     outputs: int
 
 
-def fold(weight: Tensor, scale: Tensor, offset: Tensor) -> Folded:
-    """weight (O, C, k, k) scale (C,), and as bias the sum of weight offset; scale, offset: float64."""
+class Scales(NamedTuple):
+    """What norms before a convolution make of its kernel. norms: (O,) int64, the norm that output o reads. scale,
+    offset: (norms, C) float64."""
+
+    norms: Tensor
+    scale: Tensor
+    offset: Tensor
+
+
+def fold(weight: Tensor, scales: Scales) -> Folded:
+    """weight (O, C, k, k) scale, and as bias the sum of weight offset."""
     from spiketrack.spiking import sparse_kernels
 
     weight = weight.detach().contiguous()
     filled = -(-len(weight) // _LANES) * _LANES
     rows, bias = _empty_rows(weight), weight.new_zeros(filled)
-    sparse_kernels.fold(weight.numpy(), scale.numpy(), offset.numpy(), rows.numpy(), bias.numpy())
+    sparse_kernels.fold(weight.numpy(), *(part.numpy() for part in scales), rows.numpy(), bias.numpy())
     return Folded(rows, bias, len(weight))
 
 
-def unfold(grad: Folded, weight: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def unfold(grad: Folded, weight: Tensor, scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
     """The way back through `fold`: gradients of weight, and, in float64, of scale and offset."""
     from spiketrack.spiking import sparse_kernels
 
     weight = weight.detach().contiguous()
-    grad_weight, sums = torch.empty_like(weight), torch.zeros(2, len(scale), dtype=torch.float64)
-    given = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), scale.numpy(), offset.numpy()
+    grad_weight, sums = torch.empty_like(weight), torch.zeros(2, *scales.scale.shape, dtype=torch.float64)
+    given = grad.rows.numpy(), grad.bias.numpy(), weight.numpy(), *(part.numpy() for part in scales)
     arrays = *given, grad_weight.numpy(), *sums.numpy()
-    shared(len(scale), weight.numel() // LEAST_WEIGHTS, lambda a, b: sparse_kernels.unfold(*arrays, a, b))
+    most = weight.numel() // LEAST_WEIGHTS
+    shared(weight.shape[1], most, lambda a, b: sparse_kernels.unfold(*arrays, a, b))
     return grad_weight, sums[0], sums[1]
 
 
@@ -177,22 +187,19 @@ def kernel_gradient(bits: Tensor, grad: Tensor, like: Tensor, stride: int, paddi
     rows = _empty_rows(like)
     grad_bias = torch.zeros(rows.shape[0] * rows.shape[4], dtype=torch.float64)
     arrays = _filled_up(grad.permute(0, 2, 3, 1)).contiguous().numpy(), padding, rows.numpy(), grad_bias.numpy()
-    most = grad.numel() // len(like) * like.numel() // LEAST_ROWS
+    # every piece reads all of the gradient: no more of them than threads
+    most = min(grad.numel() // len(like) * like.numel() // LEAST_ROWS, torch.get_num_threads())
     shared(channels, most, lambda a, b: sparse_kernels.kernel_gradient(places, *arrays, a, b))
     return Folded(rows, grad_bias, len(like))
 
 
-def scale_and_add(bits: Tensor, factor: Tensor, where_set: Tensor, elsewhere: Tensor, y: Tensor) -> None:
-    """y (N, C, H, W), channels-last, becomes y factor + where_set where a bit is set, y factor + elsewhere where not.
-
-    factor, where_set, elsewhere: (C,).
-    """
+def add_either(bits: Tensor, where_set: Tensor, elsewhere: Tensor, y: Tensor) -> None:
+    """Add to y (N, C, H, W), channels-last, where_set (C,) where a bit is set and elsewhere (C,) where it is not."""
     from spiketrack.spiking import sparse_kernels
 
     out, spikes = y.permute(0, 2, 3, 1).view(-1, y.shape[1]).numpy(), _words(bits).reshape(-1, bits.shape[3])
-    values = (part.to(y.dtype).numpy() for part in (factor, where_set, elsewhere))
-    arrays = spikes, *values, out
-    shared(len(out), y.numel() // LEAST_NUMBERS, lambda a, b: sparse_kernels.scale_and_add(*arrays, a, b))
+    arrays = spikes, *(part.to(y.dtype).numpy() for part in (where_set, elsewhere)), out
+    shared(len(out), y.numel() // LEAST_NUMBERS, lambda a, b: sparse_kernels.add_either(*arrays, a, b))
 
 
 def _words(bits: Tensor) -> NDArray[np.uint64]:

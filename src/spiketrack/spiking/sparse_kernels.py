@@ -100,9 +100,8 @@ def _lowest(typingctx, word):
 
 
 @intrinsic
-def _add_either(typingctx, word, where_set, elsewhere, factor, first, y, place):
-    """y[place + i] = y[place + i] factor[first + i] + where_set[first + i] where bit i of the word is set, else
-    + elsewhere[first + i]; i = 0 .. 15."""
+def _add_either(typingctx, word, where_set, elsewhere, first, y, place):
+    """y[place + i] += where_set[first + i] where bit i of the word is set, else elsewhere[first + i]; i = 0 .. 15."""
 
     def codegen(context, builder, signature, args):
         number = context.get_value_type(y.dtype)
@@ -112,17 +111,14 @@ def _add_either(typingctx, word, where_set, elsewhere, factor, first, y, place):
             data = context.make_array(kind)(context, builder, array).data
             return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
-        on, off, by = (at(kind, args[i], args[4]) for i, kind in ((1, where_set), (2, elsewhere), (3, factor)))
+        on, off = (at(kind, args[i], args[3]) for i, kind in ((1, where_set), (2, elsewhere)))
         bits = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.VectorType(ir.IntType(1), 16))
         chosen = builder.select(bits, builder.load(on, align=align), builder.load(off, align=align))
-        out = at(y, args[5], args[6])
-        is_float = isinstance(y.dtype, types.Float)
-        multiply, add = (builder.fmul, builder.fadd) if is_float else (builder.mul, builder.add)
-        scaled = multiply(builder.load(out, align=align), builder.load(by, align=align))
-        builder.store(add(scaled, chosen), out, align=align)
+        out = at(y, args[4], args[5])
+        builder.store(builder.fadd(builder.load(out, align=align), chosen), out, align=align)
         return context.get_dummy_value()
 
-    return types.void(types.uint64, where_set, elsewhere, factor, types.int64, y, types.int64), codegen
+    return types.void(types.uint64, where_set, elsewhere, types.int64, y, types.int64), codegen
 
 
 @njit(cache=True, nogil=True)
@@ -154,16 +150,13 @@ def pack(x, bits, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def scale_and_add(bits, factor, where_set, elsewhere, y, start, stop):
-    """y (pixels, C) of pixels start .. stop: y factor + where_set where a bit is set, y factor + elsewhere where none.
-
-    factor, where_set, elsewhere: (C,).
-    """
+def add_either(bits, where_set, elsewhere, y, start, stop):
+    """Add to y (pixels, C), pixels start .. stop, where_set (C,) where a bit is set and elsewhere (C,) where none."""
     channels = y.shape[1]
     for pixel in range(start, stop):
         for c in range(0, channels, 16):
             word = bits[pixel, c // WORD] >> np.uint64(c % WORD)
-            _add_either(word, where_set, elsewhere, factor, c, y, pixel * channels + c)  # ty: ignore[missing-argument]
+            _add_either(word, where_set, elsewhere, c, y, pixel * channels + c)  # ty: ignore[missing-argument]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
@@ -178,57 +171,59 @@ def moments(planes, sums, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def fold(weight, scale, offset, rows, bias):
-    """Fill rows (O' / lanes, k, k, C, lanes) with weight (O, C, k, k) scale (C,), zeros from O to O', and bias (O',)
-    with the sums of weight offset."""
+def fold(weight, norms, scale, offset, rows, bias):
+    """Fill rows (O' / lanes, k, k, C, lanes) with weight (O, C, k, k) scale, zeros from O to O', and bias (O',) with
+    the sums of weight offset. scale, offset: (norms, C), of output o norms[o]."""
     outputs, channels, size, _ = weight.shape
     blocks, lanes = rows.shape[0], rows.shape[4]
-    sums, totals = np.empty(lanes), np.empty(lanes)
+    factors, sums, totals = np.empty(lanes, weight.dtype), np.empty(lanes), np.empty(lanes)
     for block in range(blocks):
         first, own = block * lanes, min(lanes, outputs - block * lanes)
         totals[:] = 0
         for c in range(channels):
-            by = weight.dtype.type(scale[c])
             sums[:] = 0
+            for i in range(own):
+                factors[i] = scale[norms[first + i], c]
             for ky in range(size):
                 for kx in range(size):
                     row = rows[block, ky, kx, c]
                     for i in range(own):
                         w = weight[first + i, c, ky, kx]
-                        row[i] = w * by
+                        row[i] = w * factors[i]
                         sums[i] += w
                     row[own:] = 0
             for i in range(own):
-                totals[i] += sums[i] * offset[c]
+                totals[i] += sums[i] * offset[norms[first + i], c]
         for i in range(own):
             bias[first + i] = totals[i]
 
 
 @njit(cache=True, nogil=True)
-def unfold(grad_rows, grad_bias, weight, scale, offset, grad_weight, by_scale, by_offset, start, stop):
-    """The way back through `fold`, of channels start .. stop: fill grad_weight, add to by_scale and by_offset (C,) the
-    gradients of these."""
+def unfold(grad_rows, grad_bias, weight, norms, scale, offset, grad_weight, by_scale, by_offset, start, stop):
+    """The way back through `fold`, of channels start .. stop: fill grad_weight, add to by_scale and by_offset
+    (norms, C) the gradients of these."""
     outputs, _, size, _ = weight.shape
     blocks, lanes = grad_rows.shape[0], grad_rows.shape[4]
-    products, totals, constants = np.empty(lanes), np.empty(lanes), np.empty(lanes, weight.dtype)
+    factors, constants = np.empty(lanes, weight.dtype), np.empty(lanes, weight.dtype)
+    products, totals = np.empty(lanes), np.empty(lanes)
     for block in range(blocks):
         first, own = block * lanes, min(lanes, outputs - block * lanes)
         for c in range(start, stop):
-            by = weight.dtype.type(scale[c])
             products[:] = totals[:] = 0
             for i in range(own):
-                constants[i] = offset[c] * grad_bias[first + i]
+                factors[i] = scale[norms[first + i], c]
+                constants[i] = offset[norms[first + i], c] * grad_bias[first + i]
             for ky in range(size):
                 for kx in range(size):
                     row = grad_rows[block, ky, kx, c]
                     for i in range(own):
                         w, g = weight[first + i, c, ky, kx], row[i]
-                        grad_weight[first + i, c, ky, kx] = g * by + constants[i]
+                        grad_weight[first + i, c, ky, kx] = g * factors[i] + constants[i]
                         products[i] += w * g
                         totals[i] += w
             for i in range(own):
-                by_scale[c] += products[i]
-                by_offset[c] += totals[i] * grad_bias[first + i]
+                by_scale[norms[first + i], c] += products[i]
+                by_offset[norms[first + i], c] += totals[i] * grad_bias[first + i]
 
 
 @njit(cache=True, nogil=True)
