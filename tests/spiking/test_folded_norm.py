@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiketrack.spiking.norm_first import NormConv
+from spiketrack.spiking.norm_first import NormConv, both
 
 # channels, outputs, kernel, stride, padding
 CASES = [(16, 16, 3, 1, 1), (64, 128, 3, 2, 1), (32, 24, 3, 1, 1), (2, 32, 4, 4, 0), (80, 8, 1, 1, 0)]
@@ -50,6 +50,28 @@ def test_results_gradients_and_statistics_are_those_of_plain_modules(case, kind)
     ours = everything(layer, layer, x, grad)
     for found, expected in zip(ours, everything(other, lambda x: transcribed(other, x), x, grad), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("kind", ["few", "many", "real"])
+def test_two_layers_of_a_map_are_each_of_them(kind, watched):
+    layers, x = (layer_of(32, 24, 3, 1, 1), layer_of(32, 8, 3, 1, 1)), image(kind, 2, 32, 9, 13)
+    torch.nn.init.normal_(layers[1].norm.weight, generator=torch.Generator().manual_seed(1))
+    others, calls = copy.deepcopy(layers), []
+    if watched:
+        layers[0].register_forward_hook(lambda *_: calls.append(1))
+    inputs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    grads = [torch.randn(2, outputs, 9, 13, dtype=x.dtype) for outputs in (24, 8)]
+    found, expected = both(*layers, inputs[0]), [transcribed(other, inputs[1]) for other in others]
+    torch.autograd.backward(found, grads)
+    torch.autograd.backward(expected, grads)
+    pairs = [*zip(found, expected, strict=True), (inputs[0].grad, inputs[1].grad)]
+    for layer, other in zip(layers, others, strict=True):
+        pairs += [(a.grad, b.grad) for a, b in zip(layer.parameters(), other.parameters(), strict=True)]
+        pairs += zip(layer.buffers(), other.buffers(), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert len(calls) == watched
 
 
 def test_gradients_are_those_of_differences():
