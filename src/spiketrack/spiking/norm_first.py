@@ -47,17 +47,17 @@ class NormConv(nn.Module):
         return self.conv(self.norm(x))
 
 
-def both(first: NormConv, second: NormConv, x: Tensor) -> tuple[Tensor, Tensor]:
-    """first(x), second(x); in training on the CPU one convolution, if of one geometry and not watched by hooks."""
-    layers = (first, second)
-    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
-        return first(x), second(x)
+def both(first: nn.Module, second: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """first(x), second(x); two NormConv in training on the CPU are one convolution, if of one geometry and not watched
+    by hooks."""
+    layers = [layer for layer in (first, second) if type(layer) is NormConv and layer.conv.padding[0] == 0]
     geometries = {(layer.pad_before, layer.norm.eps, layer.conv.kernel_size, layer.conv.stride) for layer in layers}
-    if len(geometries) > 1 or not all(layer.conv.padding[0] == 0 and folds(layer.norm, x) for layer in layers):
+    watched = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    if len(layers) < 2 or len(geometries) > 1 or watched or not all(folds(layer.norm, x) for layer in layers):
         return first(x), second(x)
     norms, convs = [layer.norm for layer in layers], [layer.conv for layer in layers]
-    y = folded_norm_convs(x, norms, convs, first.pad_before)
-    return y[:, : first.conv.out_channels], y[:, first.conv.out_channels :]
+    y = folded_norm_convs(x, norms, convs, layers[0].pad_before)
+    return y[:, : convs[0].out_channels], y[:, convs[0].out_channels :]
 
 
 class NormConvSpike(nn.Module):
