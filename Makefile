@@ -40,7 +40,7 @@ demo-train: install  ## Train SpikeYOLO-p on moving shapes for about three minut
 	$(BIN)/spiketrack evaluate experiments/demo.yaml --set data.root=$(DEMO)/data --weights $(DEMO)/run/best.pt --out $(DEMO)/run/evaluation
 	$(BIN)/spiketrack track $(DEMO)/data/HDF5/test/test_0000_td.h5 --weights $(DEMO)/run/best.pt --config experiments/demo.yaml --out $(DEMO)/run/tracks
 
-traffic: install  ## Simulate the data of the shipped network and train it: five hours.
+traffic: install  ## Simulate the data of the shipped network and train it: six hours.
 	$(BIN)/spiketrack simulate --out data/static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 180 --val-scenes 8 --test-scenes 0 --duration 1.5s --seed 0 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 70 --val-scenes 4 --test-scenes 0 --duration 1.5s --seed 1 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/test_static --preset davis346 --preset evk4 --preset gen1 --preset gen3 --classes 3 --train-scenes 0 --val-scenes 0 --test-scenes 16 --duration 3s --seed 100 --spread 1 --jobs 2
@@ -52,6 +52,9 @@ traffic: install  ## Simulate the data of the shipped network and train it: five
 	$(BIN)/spiketrack simulate --out data/more_light --preset davis346 --preset evk4 --classes 3 --train-scenes 60 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 21 --spread 1 --light-traffic 4 --jobs 2
 	$(BIN)/spiketrack simulate --out data/last_davis346 --preset davis346 --classes 3 --train-scenes 150 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 31 --spread 1 --jobs 2
 	$(BIN)/spiketrack simulate --out data/last_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 50 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 32 --spread 1 --jobs 2
+	$(BIN)/spiketrack simulate --out data/views_davis346 --preset davis346 --classes 3 --train-scenes 96 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 41 --spread 1 --light-traffic 2 --jobs 2
+	$(BIN)/spiketrack simulate --out data/views_evk4 --preset evk4 --classes 3 --train-scenes 36 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 42 --spread 1 --light-traffic 2 --jobs 2
+	$(BIN)/spiketrack simulate --out data/views_moving --preset davis346 --preset gen1 --camera moving --classes 3 --train-scenes 28 --val-scenes 0 --test-scenes 0 --duration 1.5s --seed 43 --spread 1 --light-traffic 2 --jobs 2
 	mkdir -p data/traffic/HDF5 && cp data/static/classes.txt data/traffic/
 	for split in train val; do for camera in static moving; do ln -sfn ../../$$camera/HDF5/$$split data/traffic/HDF5/$${split}_$$camera; done; done
 	ln -sfn ../../light/HDF5/train data/traffic/HDF5/train_light
@@ -62,6 +65,8 @@ traffic: install  ## Simulate the data of the shipped network and train it: five
 	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic_more/best.pt --set training.epochs=4 --set training.learning_rate=2.0e-3 --set training.warm_up=0.02 --set training.validate_every=4 --set data.cache_mb=10000 --set data.augment.zoom=0.7 --set data.augment.drop=0.3 --set data.augment.noise_hz=1.0 --set data.augment.polarity_noise=0.1 --set seed=2 --out runs/traffic_third
 	for last in davis346 moving; do ln -sfn ../../last_$$last/HDF5/train data/traffic/HDF5/train_last_$$last; done
 	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic_third/best.pt --set training.epochs=2 --set training.max_steps=5000 --set training.learning_rate=2.0e-3 --set training.warm_up=0.01 --set training.validate_every=2 --set data.cache_mb=9000 --set data.augment.zoom=0.7 --set data.augment.drop=0.3 --set data.augment.noise_hz=1.0 --set data.augment.polarity_noise=0.1 --set seed=4 --out runs/traffic_fourth
+	for views in davis346 evk4 moving; do ln -sfn ../../views_$$views/HDF5/train data/traffic/HDF5/train_views_$$views; done
+	OMP_NUM_THREADS=1 $(BIN)/spiketrack train experiments/traffic.yaml --start-from runs/traffic_fourth/best.pt --set training.epochs=3 --set training.max_steps=5500 --set training.learning_rate=2.0e-3 --set training.warm_up=0.01 --set training.validate_every=3 --set data.cache_mb=9500 --set data.augment.zoom=0.7 --set data.augment.drop=0.6 --set data.augment.drop_polarity=0.8 --set data.augment.noise_hz=2.0 --set data.augment.polarity_noise=0.1 --set seed=5 --out runs/traffic_fifth
 
 # Torch's CUDA builds bring triton; elsewhere its interpreter runs the kernels for GPUs in the tests (1 GB on disk).
 $(VENV)/triton: $(VENV)/installed

@@ -152,3 +152,14 @@ assert total() == 4950
 def test_a_fork_and_workers_of_a_loader_do_not_hang():
     done = subprocess.run([sys.executable, "-c", AFTER_FORK], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_threads_of_pythons_can_be_asked_for(monkeypatch):
+    def refuse():
+        raise AssertionError("torch's threads were asked for")
+
+    monkeypatch.setattr(team, "openmp_region", refuse)
+    with pytest.raises(AssertionError):
+        shared(6, 2, lambda start, stop: stop)
+    monkeypatch.setenv("SPIKETRACK_THREADS", "python")
+    assert shared(6, 2, lambda start, stop: stop) == [3, 6]
