@@ -107,6 +107,21 @@ def test_a_pedestrian_has_fifteen_joints_in_their_places():
     assert not len(body_of(actor(CAR)).keypoints)
 
 
+@pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
+def test_lamps_behind_a_body_are_hidden_as_the_picture_is(class_id):
+    camera = Camera(WIDTH, HEIGHT, 300.0, (-8.0, 3.0, 2.5), -0.3, 0.15, 0.0)
+    it, swing = actor(class_id), np.float32(0.3)
+    lamps = np.random.default_rng(1).uniform(0, 0.5, (HEIGHT, WIDTH)).astype(np.float32)
+    view = np.array((300.0, WIDTH / 2, HEIGHT / 2, 8.0))
+    mean, bright = (canvas()._replace(lamps=lamps.copy(), flickers=np.ones((15, 20), np.bool_)) for _ in range(2))
+    bright.picture[:] += swing * lamps
+    for layers in (mean, bright):
+        kernels.draw_body(body_of(it), placed(it, camera), view, LIGHT, layers, 0)
+    assert (mean.lamps == 0).sum() > 50
+    np.testing.assert_allclose(mean.picture + swing * mean.lamps, bright.picture, atol=1e-6)
+    np.testing.assert_array_equal(mean.lamps, bright.lamps)
+
+
 def test_outer_faces_of_a_bus_look_outwards():
     body, points = body_of(actor(BUS)), placed(actor(BUS))
     for p in np.flatnonzero(body.closed & (body.kind == kernels.POLYGON)):

@@ -151,6 +151,22 @@ def test_flicker_behind_a_slow_pixel_is_small():
     np.testing.assert_allclose(swing[0], expected, rtol=1e-5)
 
 
+def test_frames_lie_on_whole_steps_of_the_flicker_and_at_labels():
+    # lamps that flicker by 0.31
+    stage = _Stage(TrafficSettings(preset="davis346", daytime="night", rain=False, frame_us=(2_000, 4_000)), (18,))
+    times = []
+    for _ in range(20):
+        stage.advance()
+        times.append(stage.t_us)
+    assert stage._flickering.any()
+    period = stage._settings.label_period_us
+    steps = [(b - a) for a, b in pairwise(times) if b % period]
+    assert set(steps) <= {2_000, 4_000}
+    assert 4_000 in steps
+    assert times[-1] > period
+    assert period in times
+
+
 def test_the_sensor_sees_the_same_whether_or_not_it_is_waited_for():
     stages = [_Stage(DAY, (4,)) for _ in range(2)]
     runs = [[], []]
@@ -171,8 +187,8 @@ def test_a_frame_over_the_one_before_the_last_is_as_if_drawn_anew():
     over, anew = (_Stage(night, (2,)) for _ in range(2))
     seen, expose = [], over._sensor.expose
 
-    def watched(frame, t_us, changed):
-        exposure = expose(frame, t_us, changed)
+    def watched(frame, t_us, changed, flicker):
+        exposure = expose(frame, t_us, changed, flicker)
         seen.append((frame.copy(), changed))  # after the while in which the next frame is begun
         return exposure
 

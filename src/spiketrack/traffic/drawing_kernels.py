@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from spiketrack.traffic.layers import Layers
+
 POLYGON, DISC, RING, CAPSULE, GLOW = range(5)
 TILE = 16
 
@@ -162,8 +164,13 @@ def draw_body(body, placed, view, light, layers, name):
     view: focal, cx, cy, and the depth at which the body hides behind standing things. light: ambient, sun, the sun's
     direction in camera coordinates (3), glow gain, brake gain.
     """
-    if _is_beside(placed, view, layers.picture.shape):
+    left, top, right, bottom = _reach(placed, view)
+    x0, y0, x1, y1 = _bounds(left, top, right, bottom, layers.picture.shape)
+    if x1 <= x0 or y1 <= y0:
         return
+    if name != 0 or not _any_tile(layers.flickers, x0, y0, x1, y1):
+        no_lamps = np.empty((0, 0), np.float32)
+        layers = Layers(layers.picture, layers.mask, layers.depth, layers.touched, no_lamps, layers.flickers)
     scratch = np.empty((6, _MOST_CORNERS))
     order = _group_order(body, placed)
     for g in order:
@@ -173,16 +180,27 @@ def draw_body(body, placed, view, light, layers, name):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _is_beside(placed, view, shape):
-    """Whether all of a body, its discs, limbs and halos included, lies before the camera and off the picture."""
+def _reach(placed, view):
+    """left, top, right, bottom in pixels beyond which nothing of a body is, its discs, limbs and halos included."""
     left, top, right, bottom, near = np.inf, np.inf, -np.inf, -np.inf, np.inf
     for v in range(len(placed)):
         near = min(near, placed[v, 2])
         x, y = view[1] + view[0] * placed[v, 0] / placed[v, 2], view[2] + view[0] * placed[v, 1] / placed[v, 2]
         left, right, top, bottom = min(left, x), max(right, x), min(top, y), max(bottom, y)
     rim = _WIDEST * view[0] / near + _WIDEST_HALO
-    beside = left - rim > shape[1] or right + rim < 0 or top - rim > shape[0] or bottom + rim < 0
-    return near > 1.0 and beside
+    if near <= 1.0:
+        return -np.inf, -np.inf, np.inf, np.inf
+    return left - rim, top - rim, right + rim, bottom + rim
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _any_tile(tiles, left, top, right, bottom):
+    """Whether any tile of the pixels [left, right) x [top, bottom) is set."""
+    for row in range(top // TILE, min((bottom - 1) // TILE + 1, tiles.shape[0])):
+        for column in range(left // TILE, min((right - 1) // TILE + 1, tiles.shape[1])):
+            if tiles[row, column]:
+                return True
+    return False
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -260,7 +278,7 @@ def _facing(placed, first):
     return nx / length, ny / length, nz / length, towards
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")  # a call with so many arrays takes as long as a small face
 def _draw_primitive(body, p, placed, view, light, layers, name, scratch):
     kind, first, count = body.kind[p], body.first[p], body.corners[p]
     value = body.shade[p]
@@ -334,7 +352,7 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
 
     scratch: (6, at least n); rows 0 and 1 are x and y, the others are written.
     """
-    picture, mask, depth, touched = layers
+    picture, mask, depth, touched, lamps, _ = layers
     x, y, a, b, c, slope = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5]
     area = 0.0
     for i in range(n):
@@ -382,10 +400,25 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
         full, full_end = max(first, int(full_low)), min(last, int(full_high) + 1)
         if full >= full_end:
             full, full_end = last, last
-        if full > first:
-            _fill_edge(scratch, edges, row, first, full, value, factor, behind, layers, name)
-        if last > full_end:
-            _fill_edge(scratch, edges, row, full_end, last, value, factor, behind, layers, name)
+        for k in range(last - first - (full_end - full)):  # where the cover is in part
+            column = first + k if first + k < full else first + k + full_end - full
+            if depth[row, column] < behind:
+                continue
+            inside = 1.0
+            for e in range(edges):
+                inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
+            if inside <= 0:
+                continue
+            if name != 0:
+                if inside >= _GROWN:
+                    mask[row, column] = name
+                continue
+            if factor > 0:
+                picture[row, column] *= 1 + inside * (factor - 1)
+            else:
+                picture[row, column] += inside * (value - picture[row, column])
+            if lamps.size:
+                lamps[row, column] *= 1 + inside * (factor - 1)
         if full_end - full >= _LONG_RUN:
             run = slice(full, full_end)
             _fill_run(picture[row, run], mask[row, run], depth[row, run], value, factor, behind, name)
@@ -398,6 +431,9 @@ def fill_polygon(scratch, n, value, factor, behind, layers, name):
         else:
             for column in range(full, full_end):
                 picture[row, column] = value if depth[row, column] >= behind else picture[row, column]
+        if lamps.size and name == 0:
+            for column in range(full, full_end):
+                lamps[row, column] *= factor if depth[row, column] >= behind else 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -415,31 +451,9 @@ def _fill_run(line, names, far, value, factor, behind, name):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_edge(scratch, edges, row, first, last, value, factor, behind, layers, name):
-    """The columns [first, last) of a row of a polygon, each with its own cover."""
-    picture, mask, depth, _ = layers
-    a, b, c = scratch[2], scratch[3], scratch[4]
-    for column in range(first, last):
-        if depth[row, column] < behind:
-            continue
-        inside = 1.0
-        for e in range(edges):
-            inside = min(inside, a[e] * (column + 0.5) + b[e] * (row + 0.5) + c[e] + _GROWN)
-        if inside <= 0:
-            continue
-        if name != 0:
-            if inside >= _GROWN:
-                mask[row, column] = name
-        elif factor > 0:
-            picture[row, column] *= 1 + inside * (factor - 1)
-        else:
-            picture[row, column] += inside * (value - picture[row, column])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_disc(body, p, placed, view, value, layers, name):
     """A filled disc, or a ring of the given thickness (metres): by where the ray of a pixel meets its plane."""
-    picture, mask, depth, touched = layers
+    picture, mask, depth, touched, lamps, _ = layers
     first = body.first[p]
     focal = view[0]
     is_ring, thick = body.kind[p] == RING, 0.5 * body.radius[p]
@@ -480,6 +494,8 @@ def _draw_disc(body, p, placed, view, value, layers, name):
                     mask[row, column] = name
             else:
                 picture[row, column] += cover * (value - picture[row, column])
+                if lamps.size:
+                    lamps[row, column] -= cover * lamps[row, column]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -520,7 +536,7 @@ def _draw_capsule(body, p, placed, view, value, layers, name):
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
     """A thick line from a to b, radius in pixels at either end, blended with opacity alpha."""
-    picture, mask, depth, touched = layers
+    picture, mask, depth, touched, lamps, _ = layers
     r = max(ra, rb) + 1
     x0, y0, x1, y1 = _bounds(min(xa, xb) - r, min(ya, yb) - r, max(xa, xb) + r, max(ya, yb) + r, picture.shape)
     if name == 0:
@@ -548,6 +564,10 @@ def fill_capsule(xa, ya, xb, yb, ra, rb, value, alpha, behind, layers, name):
         else:
             for k in range(len(cover)):
                 line[k] += alpha * cover[k] * (value - line[k])
+            if lamps.size:
+                hidden = lamps[row, x0:x1]
+                for k in range(len(cover)):
+                    hidden[k] -= alpha * cover[k] * hidden[k]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -576,7 +596,7 @@ def _draw_glow(body, p, placed, view, light, layers):
 @njit(cache=True, nogil=True, error_model="numpy")
 def add_spot(x, y, sigma, strength, behind, layers):
     """Add a round spot of light, (1 - r^2 / 8 sigma^2)^4: near a Gaussian one, and nothing beyond 2.8 sigma."""
-    picture, _, depth, touched = layers
+    picture, _, depth, touched, _, _ = layers
     reach2 = 8 * sigma * sigma
     reach = np.sqrt(reach2)
     left, y0, right, y1 = _bounds(x - reach - 0.5, y - reach, x + reach + 0.5, y + reach, picture.shape)
@@ -631,7 +651,7 @@ def add_pool(corners, view, strength, faint, albedo, layers):
 
     It falls as (1 - r^2 / 1.6^2)^2, r in half axes, and is drawn where it is more than `faint`.
     """
-    picture, _, _, touched = layers
+    picture, _, _, touched, _, _ = layers
     focal, cx, cy = view[0], view[1], view[2]
     largest = 1.6 * 1.6
     if strength <= faint:

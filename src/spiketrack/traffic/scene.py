@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from spiketrack.boxes import Boxes
 from spiketrack.events import Events
 from spiketrack.simulation.presets import PRESETS
-from spiketrack.simulation.sensor import TILE, Exposure, PixelSettings, Sensor, SensorSettings
+from spiketrack.simulation.sensor import TILE, Exposure, Flicker, PixelSettings, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
 from spiketrack.traffic.bodies import Body, body_of
@@ -42,9 +42,7 @@ _STIR_US = 8_000
 _FLICKER_SEEN = (
     0.5  # share of the lower threshold: tiles where the flicker behind the low pass swings less are lit evenly
 )
-_FLICKER_FRAMES = 5  # a period
-# straight lines between so few points of a sine lose amplitude, the more the slower the low pass; this share is left
-_FLICKER_SHARE = float(np.sinc(1 / _FLICKER_FRAMES) ** 1.5)  # fitted: as many events as at 400 us a frame
+_FLICKER_PX = 1.5  # pixels of the fastest motion from frame to frame where frames lie on steps of the flicker
 _FAINT = 0.005  # log units: light of a pool that changes the ground by less is not drawn
 _LARGEST_BODY_PX = 3_000
 _LEAST_BODY_PX = 2.5  # what is less tall is not drawn
@@ -149,7 +147,7 @@ class _Stage:
     def __init__(self, settings: TrafficSettings, seed: Sequence[int]) -> None:
         self._settings = settings
         sensor = plan_sensor(settings.sensor, settings.spread, [*seed, _SPREAD_STREAM])
-        self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM])
+        self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM], threads=1)
         self._pixel = sensor.pixel
         self.width, self.height = sensor.width, sensor.height
         moving = settings.camera == "moving"
@@ -169,7 +167,7 @@ class _Stage:
         self._rain = Rain(self._light.rain, self.width, self.height, [*seed, _RAIN_STREAM])
         shape, tiles = (self.height, self.width), (-(-self.height // TILE), -(-self.width // TILE))
         self._base = np.zeros(shape, np.float32)  # without lamps
-        self._background = np.zeros(shape, np.float32)
+        self._background = np.zeros(shape, np.float32)  # with lamps, without their flicker
         self._albedo = np.zeros(shape, np.float32)
         self._lamps = np.zeros(shape, np.float32)
         self._flickering = np.zeros(tiles, np.bool_)
@@ -199,7 +197,7 @@ class _Stage:
         shown = self._placed(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
         parts = [self.finish()]
-        self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed)
+        self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed, self._flicker())
         annotations = np.empty(0, ANNOTATION_DTYPE)
         if t_us % period == 0:
             self._draw_mask(shown)
@@ -211,9 +209,10 @@ class _Stage:
         return Events.concatenate(parts), annotations
 
     def finish(self) -> Events:
-        """Wait for the sensor: the events of the frame that it works on."""
+        """Wait for the sensor, and help it: the events of the frame that it works on."""
         if self._exposing is None:
             return Events.empty(self.width, self.height)
+        self._sensor.help()
         exposure, self._exposing = self._exposing.result(), None
         self._recent.append((exposure.events, exposure.signal))
         return exposure.events
@@ -272,7 +271,7 @@ class _Stage:
 
     def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
         """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
-        from spiketrack.traffic.drawing_kernels import light_up, restore
+        from spiketrack.traffic.drawing_kernels import restore
 
         self._layers, self._before = self._before, self._layers
         changed, light, layers = None, self._light, self._layers
@@ -283,11 +282,10 @@ class _Stage:
                 layers.picture[:] += self._surroundings.lamp_light(camera)
         else:
             stirred = self._renew(t_us, camera, first)
-            changed = stirred | self._flickering | self._before.touched
-            old = (stirred | self._stirred | layers.touched) & ~self._flickering
-            restore(layers.picture, self._background, old)
-            factor = 1 + light.flicker_depth / _FLICKER_SHARE * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
-            light_up(layers.picture, self._base, self._lamps, factor, self._flickering)
+            changed = stirred | self._before.touched
+            restore(layers.picture, self._background, stirred | self._stirred | layers.touched)
+            if layers.lamps.size:
+                restore(layers.lamps, self._lamps, layers.touched & self._flickering)
             self._stirred = stirred
         layers.touched[:] = False
         self._draw_lights(camera, shown)
@@ -311,6 +309,11 @@ class _Stage:
                     swing = _flicker_swing(light, self._pixel, self._base, self._lamps)
                     least = _FLICKER_SEEN * min(self._pixel.on_threshold, self._pixel.off_threshold)
                     self._flickering = _by_tile(swing) > least
+                    if self._flickering.any():
+                        self._layers, self._before = (
+                            layers._replace(lamps=self._lamps.copy(), flickers=self._flickering)
+                            for layers in (self._layers, self._before)
+                        )
             tiles[:] = True
         if t_us - self._stirred_us >= _STIR_US and self._surroundings.is_stirred(t_us):
             self._stirred_us = t_us
@@ -318,6 +321,12 @@ class _Stage:
                 touch(tiles, *region)
         light_up(self._background, self._base, self._lamps, 1.0, tiles)
         return tiles
+
+    def _flicker(self) -> Flicker | None:
+        """What the street lamps do to the picture, if it is noticed."""
+        if not self._layers.lamps.size:
+            return None
+        return Flicker(self._layers.lamps, self._flickering, self._light.flicker_hz, self._light.flicker_depth)
 
     def _view(self, depth: float) -> NDArray[np.float64]:
         return np.array((self._focal, self.width / 2, self.height / 2, depth))
@@ -379,8 +388,10 @@ class _Stage:
         if self._static is None:  # the whole picture is drawn anew: about two pixels of its lower half
             shortest, fastest = min(2 * shortest, longest), self._world.ego_pose(self.t_us)[3] * self._focal / 20
         step = int(np.clip(1e6 / max(fastest, 1.0), shortest, longest))
-        if self._flickering.any():
-            step = min(step, round(1e6 / self._light.flicker_hz / _FLICKER_FRAMES))
+        flicker = self._flicker()
+        if flicker is not None:
+            step_us, most = flicker.step_us, longest // flicker.step_us
+            step = min(max(int(_FLICKER_PX * step / step_us), 1), most) * step_us
         if self._light.rain > 0:
             step = min(step, 2000)
         return max(step, shortest)
@@ -395,11 +406,16 @@ class _Stage:
 
     def _annotate(self, t_us: int, shown: list[_Shown]) -> NDArray[Any]:
         """Rows of all actors of which a part may be on the picture, by track id; the mask must have been drawn."""
-        rows = [self._annotation(t_us, it) for it in sorted(shown, key=lambda it: it.actor.track_id)]
+        parts, signals = zip(*self._recent, strict=True)
+        recent = np.concatenate([e.x for e in parts]), np.concatenate([e.y for e in parts]), np.concatenate(signals)
+        rows = [self._annotation(t_us, it, recent) for it in sorted(shown, key=lambda it: it.actor.track_id)]
         return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
 
-    def _annotation(self, t_us: int, it: _Shown) -> np.void | None:
-        """What is known of an actor, None where all of it is off the picture."""
+    def _annotation(self, t_us: int, it: _Shown, recent: tuple[NDArray, NDArray, NDArray]) -> np.void | None:
+        """What is known of an actor, None where all of it is off the picture.
+
+        recent: x, y and whether light caused it, of the events since the labels before.
+        """
         from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
 
         actor, cast, depth, _ = it
@@ -414,11 +430,7 @@ class _Stage:
         if pixels:
             visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
         around = visible + np.array((-2, -2, 2, 2))
-        counts = [
-            count_events(part.x, part.y, signal, self._layers.mask, actor.track_id, *around)
-            for part, signal in self._recent
-        ]
-        events, noise = (sum(of) for of in zip(*counts, strict=True)) if counts else (0, 0)
+        events, noise = count_events(*recent, self._layers.mask, actor.track_id, *around)
         cast.events.append((events, noise))
         cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
         if previous is not None:
@@ -428,8 +440,8 @@ class _Stage:
         row["whole"], row["visible"], row["events"] = whole, visible, events
         row["occlusion"] = 1 - pixels / inside if inside else 1.0
         row["truncation"] = 1 - inside / area if area else 1.0
-        recent = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
-        row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, recent, self.height)
+        lately = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
+        row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, lately, self.height)
         row["keypoints"] = self._keypoints(cast, actor.track_id)
         return row
 
