@@ -393,7 +393,7 @@ def test_tiles_that_flicker_stay_the_same():
     pixels.expose(flat(0, 20, 16), 0, None, Flicker(flat(0, 20, 16), lit, 100.0, 0.1))
     with pytest.raises(ValueError, match="those of the first frame"):
         pixels.expose(flat(0, 20, 16), 1000, None, Flicker(flat(0, 20, 16), ~lit, 100.0, 0.1))
-    with pytest.raises(ValueError, match="flicker.light must be float32"):
+    with pytest.raises(ValueError, match="light must be float32"):
         sensor(20, 16).expose(flat(0, 20, 16), 0, None, Flicker(flat(0, 16, 20), lit, 100.0, 0.1))
 
 

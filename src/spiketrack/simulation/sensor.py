@@ -173,7 +173,7 @@ class Sensor:
             for mean in (pixel.on_threshold, pixel.off_threshold)
         ]
         tiles = self._across * self._down
-        # intensity of which the log was taken last, log, output, reference, ON and OFF thresholds, what flickers; by tile
+        # by tile: intensity of which the log was taken last, log, output, reference, ON and OFF thresholds, flicker
         self._state = np.zeros((tiles, 7, _AREA), np.float32)
         for row, threshold in zip((4, 5), thresholds, strict=True):
             self._state[:, row] = self._by_tile(threshold)
@@ -226,10 +226,11 @@ class Sensor:
         """Run the pixels from the time of the frame before up to t_us.
 
         frame: (H, W) float32, linear intensity at t_us, 0 .. finite. changed: (ceil(H / 16), ceil(W / 16)) bool, the
-        tiles that may differ from the frame before but for their flicker; None is all. Returns what the read-out gives
-        until t_us, times in microseconds; the first frame sets the references, at no swing, and fires nothing. Raises
-        ValueError for another shape or type, times that do not increase, other tiles that flicker than at first, and for intensities of the changed tiles that
-        are negative, not finite or, without dark_intensity, zero; the sensor cannot be used after that.
+        tiles that may differ from the frame before; None is all. flicker: lamps whose light swings about the frame's.
+        Returns what the read-out gives until t_us, times in microseconds; the first frame sets the references, at no
+        swing, and fires nothing. Raises ValueError for another shape or type, times that do not increase, other tiles
+        that flicker than at first, and for intensities of the changed tiles that are negative, not finite or, without
+        dark_intensity, zero; the sensor cannot be used after that.
         """
         active, flickers = self._checked(frame, t_us, changed, flicker)
         frame = np.ascontiguousarray(frame)
