@@ -133,12 +133,15 @@ class _Cast:
 
 
 class _Shown(NamedTuple):
-    """An actor before the camera; depth is that of its middle, metres; flow its fastest motion in the picture, px/s."""
+    """An actor before the camera; depth is that of its middle, metres; flow its fastest motion in the picture, px/s;
+    placed its body's vertices in camera coordinates.
+    """
 
     actor: Actor
     cast: _Cast
     depth: float
     flow: float
+    placed: NDArray[np.float64]
 
 
 class _Stage:
@@ -181,11 +184,12 @@ class _Stage:
         self._cast: dict[int, _Cast] = {}
         self._next_us = 0
         self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
+        self._unlabelled: tuple[int, list[_Shown]] | None = None  # of whom the mask was drawn
         self._pool = ThreadPoolExecutor(1)
         self._exposing: Future[Exposure] | None = None
 
     def advance(self) -> tuple[Events, NDArray[Any]]:
-        """Draw the next frame and begin to expose it: the events read out meanwhile, and annotations if it is time.
+        """Draw the next frame and begin to expose it: the events of the frame before, and annotations if it was time.
 
         The sensor works on a frame while the next one is drawn; `finish` gives the events that are still to come.
         """
@@ -196,17 +200,14 @@ class _Stage:
         camera = self._camera(t_us)
         shown = self._placed(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
-        parts = [self.finish()]
+        events = self.finish()
         self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed, self._flicker())
-        annotations = np.empty(0, ANNOTATION_DTYPE)
+        annotations = self._annotate()
         if t_us % period == 0:
             self._draw_mask(shown)
-            parts.append(self.finish())
-            if t_us > 0:
-                annotations = self._annotate(t_us, shown)
-            self._recent.clear()
+            self._unlabelled = t_us, [it._replace(placed=it.placed.copy()) for it in shown]
         self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
-        return Events.concatenate(parts), annotations
+        return events, annotations
 
     def finish(self) -> Events:
         """Wait for the sensor, and help it: the events of the frame that it works on."""
@@ -266,7 +267,7 @@ class _Stage:
             speed, depth = 1.1 * actor.speed, float(middles[i, 2])
             velocity = rotation @ (speed * math.cos(actor.heading), speed * math.sin(actor.heading), 0.0)
             pace = flow(cast.placed, velocity, min(0.3, actor.speed), self._view(depth), size)
-            shown.append(_Shown(actor, cast, depth, pace))
+            shown.append(_Shown(actor, cast, depth, pace, cast.placed))
         return shown
 
     def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
@@ -366,10 +367,10 @@ class _Stage:
         sun = camera.rotation() @ light.sun_direction
         gain = {"day": 0.0, "dusk": 0.5, "night": 1.0}[light.daytime] if light.headlights else 0.0
         lamps = self._lamps_at(camera, [it.actor for it in shown])
-        for (actor, cast, depth, _), lamp in zip(shown, lamps, strict=True):
+        for (actor, cast, depth, _, placed), lamp in zip(shown, lamps, strict=True):
             ambient = light.ambient + lamp
             seen = np.array((ambient, light.sun, *sun, gain, 3.0 if actor.braking else 1.0))
-            draw_body(cast.body, cast.placed, self._view(depth), seen, self._layers, 0)
+            draw_body(cast.body, placed, self._view(depth), seen, self._layers, 0)
 
     def _lamps_at(self, camera: Camera, actors: Sequence[Actor]) -> list[float]:
         """The light of street lamps on the ground where the actors are."""
@@ -401,12 +402,21 @@ class _Stage:
         from spiketrack.traffic.drawing_kernels import draw_body
 
         self._layers.mask[:] = 0
-        for actor, cast, depth, _ in shown:
-            draw_body(cast.body, cast.placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
+        for actor, cast, depth, _, placed in shown:
+            draw_body(cast.body, placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
 
-    def _annotate(self, t_us: int, shown: list[_Shown]) -> NDArray[Any]:
-        """Rows of all actors of which a part may be on the picture, by track id; the mask must have been drawn."""
+    def _annotate(self) -> NDArray[Any]:
+        """Rows of all actors of which a part may be on the mask that was drawn last, by track id, if that waits for it.
+
+        Done once the events up to that time are known.
+        """
+        if self._unlabelled is None:
+            return np.empty(0, ANNOTATION_DTYPE)
+        (t_us, shown), self._unlabelled = self._unlabelled, None
         parts, signals = zip(*self._recent, strict=True)
+        self._recent.clear()
+        if t_us == 0:
+            return np.empty(0, ANNOTATION_DTYPE)
         recent = np.concatenate([e.x for e in parts]), np.concatenate([e.y for e in parts]), np.concatenate(signals)
         rows = [self._annotation(t_us, it, recent) for it in sorted(shown, key=lambda it: it.actor.track_id)]
         return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
@@ -418,8 +428,8 @@ class _Stage:
         """
         from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
 
-        actor, cast, depth, _ = it
-        whole = np.array(extent(cast.body, cast.placed, self._view(depth)))
+        actor, cast, depth, _, placed = it
+        whole = np.array(extent(cast.body, placed, self._view(depth)))
         previous, cast.middle = cast.middle, None
         if not (whole[0] < self.width and whole[1] < self.height and whole[2] > 0 and whole[3] > 0):
             return None
@@ -442,7 +452,7 @@ class _Stage:
         row["truncation"] = 1 - inside / area if area else 1.0
         lately = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
         row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, lately, self.height)
-        row["keypoints"] = self._keypoints(cast, actor.track_id)
+        row["keypoints"] = self._keypoints(it)
         return row
 
     def _areas(self, it: _Shown, whole: NDArray[np.float64]) -> tuple[int, int, tuple[int, int, int, int]]:
@@ -459,22 +469,22 @@ class _Stage:
             return _LARGEST_BODY_PX**2, (bounds[2] - bounds[0]) * (bounds[3] - bounds[1]), bounds
         open_air = np.full((rows, columns), np.inf, np.float32)
         alone = Layers(open_air, np.zeros((rows, columns), np.int32), open_air, self._layers.touched)
-        draw_body(it.cast.body, it.cast.placed, self._view(it.depth) - (0, left, top, 0), _NO_LIGHT, alone, 1)
+        draw_body(it.cast.body, it.placed, self._view(it.depth) - (0, left, top, 0), _NO_LIGHT, alone, 1)
         part = alone.mask[bounds[1] - top : bounds[3] - top, bounds[0] - left : bounds[2] - left]
         return int(alone.mask.sum()), int(part.sum()), bounds
 
-    def _keypoints(self, cast: _Cast, track_id: int) -> NDArray[np.float32]:
+    def _keypoints(self, it: _Shown) -> NDArray[np.float32]:
         """(15, 3): x, y, in sight; NaN without joints."""
-        if not len(cast.body.keypoints):
+        if not len(it.cast.body.keypoints):
             return np.full((15, 3), np.nan, np.float32)
-        points = cast.placed[cast.body.keypoints]
+        points = it.placed[it.cast.body.keypoints]
         if (points[:, 2] < NEAREST_M).any():
             return np.full((15, 3), np.nan, np.float32)
         xy = points[:, :2] * (self._focal / points[:, 2:]) + (self.width / 2, self.height / 2)
         column, row = np.floor(xy).astype(np.int64).T
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         seen = np.zeros(15)
-        seen[inside] = self._layers.mask[row[inside], column[inside]] == track_id
+        seen[inside] = self._layers.mask[row[inside], column[inside]] == it.actor.track_id
         return np.column_stack([xy, seen]).astype(np.float32)
 
 
