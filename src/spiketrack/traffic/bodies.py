@@ -1,7 +1,8 @@
 """Bodies: the shape, the look and the moving parts of every kind of actor.
 
 Station: in comes an Actor (class, size, seed of its look), out goes a Body: faces, discs, limbs, lamps, as arrays that
-`drawing_kernels` places and draws. A body stands at the origin, looks along x, y is its left, z is up; metres.
+`placing_kernels` places and `body_kernels` draws. A body stands at the origin, looks along x, y is its left, z is up,
+in metres.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from spiketrack.traffic.actors import BICYCLE, BUS, CAR, MOTORBIKE, PEDESTRIAN, TRAM, TRUCK, Actor
 
-POLYGON, DISC, RING, CAPSULE, GLOW = range(5)  # as in drawing_kernels
+POLYGON, DISC, RING, CAPSULE, GLOW = range(5)  # as in body_kernels
 
 # The fifteen joints of a person, in the order of the annotations; left is the person's left.
 JOINTS = (

@@ -237,7 +237,7 @@ class _Stage:
 
     def _placed(self, actors: Sequence[Actor], camera: Camera) -> list[_Shown]:
         """The actors before the camera with their bodies placed, far to near."""
-        from spiketrack.traffic.drawing_kernels import far_to_near, flow, place
+        from spiketrack.traffic.placing_kernels import far_to_near, flow, place
 
         for actor in actors:
             if actor.track_id not in self._cast:
@@ -272,7 +272,7 @@ class _Stage:
 
     def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
         """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
-        from spiketrack.traffic.drawing_kernels import restore
+        from spiketrack.traffic.tile_kernels import restore
 
         self._layers, self._before = self._before, self._layers
         changed, light, layers = None, self._light, self._layers
@@ -298,7 +298,7 @@ class _Stage:
 
     def _renew(self, t_us: int, camera: Camera, first: bool) -> NDArray[np.bool_]:
         """Bring the background of a static camera, evenly lit, to t_us; returns the tiles that the wind changed."""
-        from spiketrack.traffic.drawing_kernels import light_up, touch
+        from spiketrack.traffic.tile_kernels import light_up, touch
 
         tiles = np.zeros_like(self._layers.touched)
         light = self._light
@@ -334,7 +334,7 @@ class _Stage:
 
     def _draw_lights(self, camera: Camera, shown: list[_Shown]) -> None:
         """Shadows and the pools of headlights, on the ground below everything."""
-        from spiketrack.traffic.drawing_kernels import add_pools, draw_shadows
+        from spiketrack.traffic.light_kernels import add_pools, draw_shadows
 
         light = self._light
         if shown and light.daytime != "night":
@@ -361,7 +361,7 @@ class _Stage:
             add_pools(np.array(pools), *eye, self._view(0.0), faint, self._albedo, self._layers)
 
     def _draw_bodies(self, camera: Camera, shown: list[_Shown]) -> None:
-        from spiketrack.traffic.drawing_kernels import draw_body
+        from spiketrack.traffic.body_kernels import draw_body
 
         light = self._light
         sun = camera.rotation() @ light.sun_direction
@@ -399,7 +399,7 @@ class _Stage:
 
     def _draw_mask(self, shown: list[_Shown]) -> None:
         """Write who is seen where."""
-        from spiketrack.traffic.drawing_kernels import draw_body
+        from spiketrack.traffic.body_kernels import draw_body
 
         self._layers.mask[:] = 0
         for actor, cast, depth, _, placed in shown:
@@ -426,7 +426,8 @@ class _Stage:
 
         recent: x, y and whether light caused it, of the events since the labels before.
         """
-        from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
+        from spiketrack.traffic.annotation_kernels import count_events, mask_extent
+        from spiketrack.traffic.body_kernels import extent
 
         actor, cast, depth, _, placed = it
         whole = np.array(extent(cast.body, placed, self._view(depth)))
@@ -460,7 +461,7 @@ class _Stage:
 
         A body larger than _LARGEST_BODY_PX a side is before the lens: its area is given as that square.
         """
-        from spiketrack.traffic.drawing_kernels import draw_body
+        from spiketrack.traffic.body_kernels import draw_body
 
         left, top = int(np.floor(whole[0])) - 1, int(np.floor(whole[1])) - 1
         rows, columns = int(np.ceil(whole[3])) + 1 - top, int(np.ceil(whole[2])) + 1 - left
