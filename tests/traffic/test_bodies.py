@@ -6,13 +6,15 @@ import pytest
 from spiketrack.traffic import (
     annotation_kernels,
     body_kernels,
+    body_parts,
     light_kernels,
     placing_kernels,
     primitive_kernels,
     tile_kernels,
 )
 from spiketrack.traffic.actors import BICYCLE, BUS, CAR, PEDESTRIAN, TRAFFIC_CLASSES, TRUCK, WHEELCHAIR, Actor
-from spiketrack.traffic.bodies import JOINTS, body_of
+from spiketrack.traffic.bodies import body_of
+from spiketrack.traffic.body_parts import JOINTS
 from spiketrack.traffic.camera import Camera
 from spiketrack.traffic.layers import Layers
 
@@ -59,7 +61,7 @@ LIGHT = np.array((0.4, 0.6, 0.0, -1.0, 0.0, 0.0, 1.0))  # the sun straight above
 @pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
 def test_a_body_has_the_size_of_its_actor(class_id):
     body = body_of(actor(class_id))
-    lamps = [body.first[p] + 1 for p in np.flatnonzero(body.kind == body_kernels.GLOW)]  # where a lamp points to
+    lamps = [body.first[p] + 1 for p in np.flatnonzero(body.kind == body_parts.GLOW)]  # where a lamp points to
     points = np.delete(placed(actor(class_id)), lamps, axis=0)
     low, high = points.min(axis=0), points.max(axis=0)
     length, width, height = SIZES[class_id]
@@ -131,7 +133,7 @@ def test_lamps_behind_a_body_are_hidden_as_the_picture_is(class_id):
 
 def test_outer_faces_of_a_bus_look_outwards():
     body, points = body_of(actor(BUS)), placed(actor(BUS))
-    for p in np.flatnonzero(body.closed & (body.kind == body_kernels.POLYGON)):
+    for p in np.flatnonzero(body.closed & (body.kind == body_parts.POLYGON)):
         a, b, c = points[body.first[p] : body.first[p] + 3]
         middle = points[body.first[p] : body.first[p] + body.corners[p]].mean(axis=0)
         if abs(middle[1]) > 1.2:  # on a side

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spiketrack.traffic import body_kernels, light_kernels
-from spiketrack.traffic.bodies import _Builder
+from spiketrack.traffic.body_parts import BodyBuilder
 from spiketrack.traffic.camera import NEAREST_M, Camera
 from spiketrack.traffic.layers import Layers
 
@@ -28,7 +28,7 @@ def canvas(value=0.5):
 
 def drawn(build, points):
     """The pixels covered by one primitive with its vertices at points (camera coordinates), and its extent."""
-    builder = _Builder()
+    builder = BodyBuilder()
     build(builder)
     body, points, layers = builder.build(), np.asarray(points, np.float64), canvas()
     body_kernels.draw_body(body, points, VIEW, LIGHT, layers, 1)
@@ -119,7 +119,7 @@ def test_a_capsule(middle, axes):
 
 
 def test_a_lamp(middle):
-    builder, layers = _Builder(), canvas(0.0)
+    builder, layers = BodyBuilder(), canvas(0.0)
     builder.lamp((0, 0, 0), 1, 0.02, 1.0)
     body_kernels.draw_body(builder.build(), np.stack([middle, middle - (0, 0, 1)]), VIEW, LIGHT, layers, 0)
     if middle[2] < NEAREST_M:

@@ -1,7 +1,7 @@
 """Numba kernels that draw bodies: their primitives, group by group from far to near, and how far they reach.
 
-Station: in come the arrays of `bodies.Body` with vertices that `placing_kernels` placed, out go the picture or the mask
-of `layers.Layers`.
+Station: in come the arrays of `body_parts.Body` with vertices that `placing_kernels` placed, out go the picture or the
+mask of `layers.Layers`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from spiketrack.traffic.body_parts import CAPSULE, GLOW, POLYGON
 from spiketrack.traffic.layers import Layers
 from spiketrack.traffic.light_kernels import draw_glow
 from spiketrack.traffic.primitive_kernels import draw_capsule, draw_disc, fill_polygon
@@ -22,7 +23,6 @@ from spiketrack.traffic.projection_kernels import (
 )
 from spiketrack.traffic.tile_kernels import any_tile
 
-POLYGON, DISC, RING, CAPSULE, GLOW = range(5)  # as in bodies
 _WIDEST, _WIDEST_HALO = 0.6, 115.0  # of what reaches beyond a body's vertices: metres of wheels and limbs, pixels
 
 

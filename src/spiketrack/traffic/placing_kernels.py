@@ -1,6 +1,7 @@
 """Numba kernels that place bodies: their vertices, how fast they move, and who is before whom.
 
-Station: in come the arrays of `bodies.Body` and poses, out go vertices in camera coordinates and an order to draw in.
+Station: in come the arrays of `body_parts.Body` and poses, out go vertices in camera coordinates and an order in which
+to draw.
 """
 
 from __future__ import annotations

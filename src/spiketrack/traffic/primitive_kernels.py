@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from spiketrack.traffic.body_parts import RING
 from spiketrack.traffic.projection_kernels import NEAREST, bounds, disc_box, inverse_of, project_capsule
 from spiketrack.traffic.tile_kernels import touch
 
-RING = 2  # as in bodies
 _GROWN = 0.75  # pixels: edges are a quarter of a pixel outside, so that faces that touch leave no seam
 _RING_PIECES = 64
 _LONG_RUN = 48  # pixels of a row from which a vectorised loop is worth its beginning

@@ -25,7 +25,8 @@ from spiketrack.simulation.presets import PRESETS
 from spiketrack.simulation.sensor import TILE, Exposure, Flicker, PixelSettings, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
-from spiketrack.traffic.bodies import Body, body_of
+from spiketrack.traffic.bodies import body_of
+from spiketrack.traffic.body_parts import Body
 from spiketrack.traffic.camera import NEAREST_M, Camera
 from spiketrack.traffic.layers import Layers
 from spiketrack.traffic.light import Daytime, Light

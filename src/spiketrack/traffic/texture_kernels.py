@@ -1,7 +1,8 @@
 """Numba kernels of textures: patterns and noise on the ground, on walls and in leaves.
 
 Station: below everything that paints a street. Patterns are averaged over the footprint of a pixel in closed form, and
-noise fades with it (Perlin's "clamping" of octaves), so that a far texture is grey and does not alias when the camera moves.
+noise fades with it (Perlin's "clamping" of octaves), so that a far texture is grey and does not alias when a camera
+moves.
 """
 
 from __future__ import annotations
