@@ -9,9 +9,10 @@ from spiketrack.events import Events
 from spiketrack.simulation.sensor import TILE, PixelSettings
 from spiketrack.traffic.actors import PEDESTRIAN
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
+from spiketrack.traffic.flicker import flicker_swing
 from spiketrack.traffic.light import Light
 from spiketrack.traffic.plans import plan_light
-from spiketrack.traffic.scene import TrafficSettings, _flicker_swing, _Stage, simulate_traffic
+from spiketrack.traffic.scene import TrafficSettings, _Stage, simulate_traffic
 
 DURATION_US = 250_000
 DAY = TrafficSettings(preset="gen1", daytime="day", rain=False)
@@ -145,7 +146,7 @@ def test_flicker_behind_a_slow_pixel_is_small():
     light = Light("night", 0.001, lamps=True, flicker_hz=100.0, flicker_depth=0.25)
     pixel = PixelSettings(bandwidth_hz=1000.0, least_bandwidth_hz=10.0, bandwidth_intensity=1.0, dark_intensity=0.05)
     base, lamps = np.full((1, 2), 0.05, np.float32), np.array([[0.1, 0.9]], np.float32)
-    swing = _flicker_swing(light, pixel, base, lamps)
+    swing = flicker_swing(light, pixel, base, lamps)
     # cut-offs 200 and 1000 Hz
     expected = [np.log(0.225 / 0.175) / np.hypot(1, 0.5), np.log(1.225 / 0.775) / np.hypot(1, 0.1)]
     np.testing.assert_allclose(swing[0], expected, rtol=1e-5)

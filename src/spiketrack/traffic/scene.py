@@ -8,11 +8,8 @@ is drawn while the sensor works on the one before.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,14 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from spiketrack.boxes import Boxes
 from spiketrack.events import Events
 from spiketrack.simulation.presets import PRESETS
-from spiketrack.simulation.sensor import TILE, Exposure, Flicker, PixelSettings, Sensor, SensorSettings
+from spiketrack.simulation.sensor import TILE, Exposure, Flicker, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
-from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
-from spiketrack.traffic.bodies import body_of
-from spiketrack.traffic.body_parts import Body
-from spiketrack.traffic.camera import NEAREST_M, Camera
+from spiketrack.traffic.annotating import Annotator
+from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, labels_of
+from spiketrack.traffic.camera import Camera
+from spiketrack.traffic.casting import Casting, Shown, footprints
+from spiketrack.traffic.flicker import flicker_swing, most_by_tile
 from spiketrack.traffic.layers import Layers
-from spiketrack.traffic.light import Daytime, Light
+from spiketrack.traffic.light import Daytime
 from spiketrack.traffic.plans import plan_camera, plan_light, plan_sensor, plan_world
 from spiketrack.traffic.rain import Rain
 from spiketrack.traffic.surroundings import Surroundings
@@ -45,9 +43,6 @@ _FLICKER_SEEN = (
 )
 _FLICKER_PX = 1.5  # pixels of the fastest motion from frame to frame where frames lie on steps of the flicker
 _FAINT = 0.005  # log units: light of a pool that changes the ground by less is not drawn
-_LARGEST_BODY_PX = 3_000
-_LEAST_BODY_PX = 2.5  # what is less tall is not drawn
-_NO_LIGHT = np.zeros(7)
 
 Preset = Literal["evk4", "gen3", "gen1", "davis346"]
 
@@ -123,28 +118,6 @@ def simulate_traffic(
         yield TrafficChunk(start_us, end_us, ready[:last], labels_of(known[now]), known[now], stage.image())
 
 
-@dataclass(slots=True)
-class _Cast:
-    """One actor's body with the memory it is placed in, and its events (signal, noise) of the last label periods."""
-
-    body: Body
-    placed: NDArray[np.float64]
-    events: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=3))
-    middle: tuple[float, float] | None = None
-
-
-class _Shown(NamedTuple):
-    """An actor before the camera; depth is that of its middle, metres; flow its fastest motion in the picture, px/s;
-    placed its body's vertices in camera coordinates.
-    """
-
-    actor: Actor
-    cast: _Cast
-    depth: float
-    flow: float
-    placed: NDArray[np.float64]
-
-
 class _Stage:
     """The state of a running scene: one call of `advance` a frame."""
 
@@ -182,10 +155,9 @@ class _Stage:
         )
         self._stirred_us = 0
         self._stirred = np.zeros(tiles, np.bool_)  # of the frame before
-        self._cast: dict[int, _Cast] = {}
+        self._casting = Casting()
+        self._annotator = Annotator(settings.labels)
         self._next_us = 0
-        self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
-        self._unlabelled: tuple[int, list[_Shown]] | None = None  # of whom the mask was drawn
         self._pool = ThreadPoolExecutor(1)
         self._exposing: Future[Exposure] | None = None
 
@@ -199,14 +171,13 @@ class _Stage:
         self.t_us = t_us = self._next_us
         actors = self._world.at(t_us)
         camera = self._camera(t_us)
-        shown = self._placed(actors, camera)
+        shown = self._casting.place(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
         events = self.finish()
         self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed, self._flicker())
-        annotations = self._annotate()
+        annotations = self._annotator.rows()
         if t_us % period == 0:
-            self._draw_mask(shown)
-            self._unlabelled = t_us, [it._replace(placed=it.placed.copy()) for it in shown]
+            self._annotator.begin(t_us, camera, self._layers, shown)
         self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
         return events, annotations
 
@@ -216,7 +187,7 @@ class _Stage:
             return Events.empty(self.width, self.height)
         self._sensor.help()
         exposure, self._exposing = self._exposing.result(), None
-        self._recent.append((exposure.events, exposure.signal))
+        self._annotator.note(exposure)
         return exposure.events
 
     def image(self) -> NDArray[np.uint8]:
@@ -236,42 +207,7 @@ class _Stage:
             self.width, self.height, self._focal, (x, y, self._moving_height), heading, float(pitch), float(roll)
         )
 
-    def _placed(self, actors: Sequence[Actor], camera: Camera) -> list[_Shown]:
-        """The actors before the camera with their bodies placed, far to near."""
-        from spiketrack.traffic.placing_kernels import far_to_near, flow, place
-
-        for actor in actors:
-            if actor.track_id not in self._cast:
-                body = body_of(actor)
-                self._cast[actor.track_id] = _Cast(body, np.empty(body.vertices.shape))
-        if len(self._cast) > len(actors):
-            self._cast = {actor.track_id: self._cast[actor.track_id] for actor in actors}
-        if not actors:
-            return []
-        rotation, position = camera.rotation(), np.array(camera.position)
-        middles = np.array([(actor.x, actor.y, 0.4 * actor.height) for actor in actors])
-        middles = (middles - position) @ rotation.T
-        reach = np.array([0.5 * actor.length + 1 for actor in actors])
-        sideways = np.abs(middles[:, 0]) - reach
-        limit = 0.5 * self.width / self._focal * (np.maximum(middles[:, 2], NEAREST_M) + reach) + 12
-        tall = np.array([actor.height for actor in actors]) * self._focal > _LEAST_BODY_PX * middles[:, 2]
-        seen = np.flatnonzero((middles[:, 2] > -reach) & (sideways < limit) & tall)
-        before = [actors[i] for i in seen]
-        if not before:
-            return []
-        shown, size = [], np.array((self.width, self.height), np.float64)
-        for i in seen[far_to_near(footprints(before, 1.0), position[:2])]:
-            actor, cast = actors[i], self._cast[actors[i].track_id]
-            swing = min(1.0, actor.speed / 0.8)
-            pose = np.array((actor.x, actor.y, 0.0, actor.heading, actor.travelled, swing))
-            place(cast.body, pose, rotation, position, cast.placed)
-            speed, depth = 1.1 * actor.speed, float(middles[i, 2])
-            velocity = rotation @ (speed * math.cos(actor.heading), speed * math.sin(actor.heading), 0.0)
-            pace = flow(cast.placed, velocity, min(0.3, actor.speed), self._view(depth), size)
-            shown.append(_Shown(actor, cast, depth, pace, cast.placed))
-        return shown
-
-    def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
+    def _draw(self, t_us: int, camera: Camera, shown: list[Shown], first: bool) -> NDArray[np.bool_] | None:
         """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
         from spiketrack.traffic.tile_kernels import restore
 
@@ -308,9 +244,9 @@ class _Stage:
             if light.lamps:
                 self._lamps = self._surroundings.lamp_light(camera)
                 if light.flicker_depth > 0:
-                    swing = _flicker_swing(light, self._pixel, self._base, self._lamps)
+                    swing = flicker_swing(light, self._pixel, self._base, self._lamps)
                     least = _FLICKER_SEEN * min(self._pixel.on_threshold, self._pixel.off_threshold)
-                    self._flickering = _by_tile(swing) > least
+                    self._flickering = most_by_tile(swing) > least
                     if self._flickering.any():
                         self._layers, self._before = (
                             layers._replace(lamps=self._lamps.copy(), flickers=self._flickering)
@@ -330,10 +266,7 @@ class _Stage:
             return None
         return Flicker(self._layers.lamps, self._flickering, self._light.flicker_hz, self._light.flicker_depth)
 
-    def _view(self, depth: float) -> NDArray[np.float64]:
-        return np.array((self._focal, self.width / 2, self.height / 2, depth))
-
-    def _draw_lights(self, camera: Camera, shown: list[_Shown]) -> None:
+    def _draw_lights(self, camera: Camera, shown: list[Shown]) -> None:
         """Shadows and the pools of headlights, on the ground below everything."""
         from spiketrack.traffic.light_kernels import add_pools, draw_shadows
 
@@ -343,7 +276,7 @@ class _Stage:
             heights, depths = np.array([(it.actor.height, it.depth) for it in shown]).T
             shade = light.ambient / light.full
             draw_shadows(
-                ground, heights, depths, np.array(light.sun_direction), 0.55, shade, self._view(0.0),
+                ground, heights, depths, np.array(light.sun_direction), 0.55, shade, camera.view(0.0),
                 camera.rotation(), np.array(camera.position), self._layers,
             )  # fmt: skip
         if not light.headlights:
@@ -359,9 +292,9 @@ class _Stage:
         if pools:
             faint = _FAINT * (light.ambient + 2 * self._pixel.dark_intensity)
             eye = camera.rotation(), np.array(camera.position)
-            add_pools(np.array(pools), *eye, self._view(0.0), faint, self._albedo, self._layers)
+            add_pools(np.array(pools), *eye, camera.view(0.0), faint, self._albedo, self._layers)
 
-    def _draw_bodies(self, camera: Camera, shown: list[_Shown]) -> None:
+    def _draw_bodies(self, camera: Camera, shown: list[Shown]) -> None:
         from spiketrack.traffic.body_kernels import draw_body
 
         light = self._light
@@ -371,7 +304,7 @@ class _Stage:
         for (actor, cast, depth, _, placed), lamp in zip(shown, lamps, strict=True):
             ambient = light.ambient + lamp
             seen = np.array((ambient, light.sun, *sun, gain, 3.0 if actor.braking else 1.0))
-            draw_body(cast.body, placed, self._view(depth), seen, self._layers, 0)
+            draw_body(cast.body, placed, camera.view(depth), seen, self._layers, 0)
 
     def _lamps_at(self, camera: Camera, actors: Sequence[Actor]) -> list[float]:
         """The light of street lamps on the ground where the actors are."""
@@ -383,7 +316,7 @@ class _Stage:
         light = self._lamps[row, column] / np.maximum(self._albedo[row, column], 0.05)
         return np.where(seen, np.minimum(light, 0.5), 0.0).tolist()
 
-    def _frame_us(self, camera: Camera, shown: list[_Shown]) -> int:
+    def _frame_us(self, camera: Camera, shown: list[Shown]) -> int:
         """Time to the next frame: about a pixel of the fastest motion, within the limits."""
         shortest, longest = self._settings.frame_us
         fastest = max((it.flow for it in shown), default=0.0)  # px/s
@@ -397,126 +330,3 @@ class _Stage:
         if self._light.rain > 0:
             step = min(step, 2000)
         return max(step, shortest)
-
-    def _draw_mask(self, shown: list[_Shown]) -> None:
-        """Write who is seen where."""
-        from spiketrack.traffic.body_kernels import draw_body
-
-        self._layers.mask[:] = 0
-        for actor, cast, depth, _, placed in shown:
-            draw_body(cast.body, placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
-
-    def _annotate(self) -> NDArray[Any]:
-        """Rows of all actors of which a part may be on the mask that was drawn last, by track id, if that waits for it.
-
-        Done once the events up to that time are known.
-        """
-        if self._unlabelled is None:
-            return np.empty(0, ANNOTATION_DTYPE)
-        (t_us, shown), self._unlabelled = self._unlabelled, None
-        parts, signals = zip(*self._recent, strict=True)
-        self._recent.clear()
-        if t_us == 0:
-            return np.empty(0, ANNOTATION_DTYPE)
-        recent = np.concatenate([e.x for e in parts]), np.concatenate([e.y for e in parts]), np.concatenate(signals)
-        rows = [self._annotation(t_us, it, recent) for it in sorted(shown, key=lambda it: it.actor.track_id)]
-        return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
-
-    def _annotation(self, t_us: int, it: _Shown, recent: tuple[NDArray, NDArray, NDArray]) -> np.void | None:
-        """What is known of an actor, None where all of it is off the picture.
-
-        recent: x, y and whether light caused it, of the events since the labels before.
-        """
-        from spiketrack.traffic.annotation_kernels import count_events, mask_extent
-        from spiketrack.traffic.body_kernels import extent
-
-        actor, cast, depth, _, placed = it
-        whole = np.array(extent(cast.body, placed, self._view(depth)))
-        previous, cast.middle = cast.middle, None
-        if not (whole[0] < self.width and whole[1] < self.height and whole[2] > 0 and whole[3] > 0):
-            return None
-        row = np.zeros(1, ANNOTATION_DTYPE)[0]
-        area, inside, bounds = self._areas(it, whole)
-        pixels, *tight = mask_extent(self._layers.mask, actor.track_id, *bounds)
-        visible = np.zeros(4)
-        if pixels:
-            visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
-        around = visible + np.array((-2, -2, 2, 2))
-        events, noise = count_events(*recent, self._layers.mask, actor.track_id, *around)
-        cast.events.append((events, noise))
-        cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
-        if previous is not None:
-            way = np.hypot(cast.middle[0] - previous[0], cast.middle[1] - previous[1])
-            row["speed_px_s"] = way / (self._settings.labels.period_us * 1e-6)
-        row["t"], row["track_id"], row["class_id"] = t_us, actor.track_id, actor.class_id
-        row["whole"], row["visible"], row["events"] = whole, visible, events
-        row["occlusion"] = 1 - pixels / inside if inside else 1.0
-        row["truncation"] = 1 - inside / area if area else 1.0
-        lately = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
-        row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, lately, self.height)
-        row["keypoints"] = self._keypoints(it)
-        return row
-
-    def _areas(self, it: _Shown, whole: NDArray[np.float64]) -> tuple[int, int, tuple[int, int, int, int]]:
-        """Pixels of the body alone, those on the picture, and its bounds on the picture.
-
-        A body larger than _LARGEST_BODY_PX a side is before the lens: its area is given as that square.
-        """
-        from spiketrack.traffic.body_kernels import draw_body
-
-        left, top = int(np.floor(whole[0])) - 1, int(np.floor(whole[1])) - 1
-        rows, columns = int(np.ceil(whole[3])) + 1 - top, int(np.ceil(whole[2])) + 1 - left
-        bounds = (max(left, 0), max(top, 0), min(left + columns, self.width), min(top + rows, self.height))
-        if max(rows, columns) > _LARGEST_BODY_PX:
-            return _LARGEST_BODY_PX**2, (bounds[2] - bounds[0]) * (bounds[3] - bounds[1]), bounds
-        open_air = np.full((rows, columns), np.inf, np.float32)
-        alone = Layers(open_air, np.zeros((rows, columns), np.int32), open_air, self._layers.touched)
-        draw_body(it.cast.body, it.placed, self._view(it.depth) - (0, left, top, 0), _NO_LIGHT, alone, 1)
-        part = alone.mask[bounds[1] - top : bounds[3] - top, bounds[0] - left : bounds[2] - left]
-        return int(alone.mask.sum()), int(part.sum()), bounds
-
-    def _keypoints(self, it: _Shown) -> NDArray[np.float32]:
-        """(15, 3): x, y, in sight; NaN without joints."""
-        if not len(it.cast.body.keypoints):
-            return np.full((15, 3), np.nan, np.float32)
-        points = it.placed[it.cast.body.keypoints]
-        if (points[:, 2] < NEAREST_M).any():
-            return np.full((15, 3), np.nan, np.float32)
-        xy = points[:, :2] * (self._focal / points[:, 2:]) + (self.width / 2, self.height / 2)
-        column, row = np.floor(xy).astype(np.int64).T
-        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
-        seen = np.zeros(15)
-        seen[inside] = self._layers.mask[row[inside], column[inside]] == it.actor.track_id
-        return np.column_stack([xy, seen]).astype(np.float32)
-
-
-def footprints(actors: Sequence[Actor], share: float) -> NDArray[np.float64]:
-    """(N, 4, 2): the corners of the actors' ground areas, shrunk to a share, counter-clockwise."""
-    x, y, heading, length, width = np.array([(a.x, a.y, a.heading, a.length, a.width) for a in actors]).T
-    c, s = np.cos(heading), np.sin(heading)
-    along = 0.5 * share * length[:, None] * np.stack([c, s], axis=1)
-    across = 0.5 * share * width[:, None] * np.stack([-s, c], axis=1)
-    corners = np.stack([-along - across, along - across, along + across, across - along], axis=1)
-    return np.stack([x, y], axis=1)[:, None] + corners
-
-
-def _flicker_swing(
-    light: Light, pixel: PixelSettings, base: NDArray[np.float32], lamps: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """How far the log intensity swings from trough to crest behind the pixels' low pass, (H, W)."""
-    even = base + pixel.dark_intensity + 1e-9
-    up, down = 1 + light.flicker_depth, 1 - light.flicker_depth
-    swing = np.log((even + up * lamps) / (even + down * lamps))
-    if pixel.bandwidth_hz is not None:
-        cut_off = pixel.bandwidth_hz * np.minimum((even + lamps) / pixel.bandwidth_intensity, 1)
-        swing /= np.hypot(1, light.flicker_hz / np.maximum(cut_off, pixel.least_bandwidth_hz))
-    return swing
-
-
-def _by_tile(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The largest value of each tile."""
-    height, width = values.shape
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    padded = np.zeros((rows * TILE, columns * TILE), values.dtype)
-    padded[:height, :width] = values
-    return padded.reshape(rows, TILE, columns, TILE).max(axis=(1, 3))
