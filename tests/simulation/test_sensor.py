@@ -372,15 +372,15 @@ def test_flicker_by_the_formula():
     # without a low pass: from log(1 - s) to log(1 + s) and back every 10 ms
     hz, depth = 100.0, 0.4
     swing = depth / np.sinc(0.2) ** 1.5
-    pixels = sensor(on_threshold=0.2, off_threshold=0.2)
+    pixels = sensor(on_threshold=0.21, off_threshold=0.19)
     told = Flicker(np.ones((1, 1), np.float32), np.ones((1, 1), bool), hz, depth)
     nothing = np.zeros((1, 1), bool)
     events = [pixels.expose(flat(0), t, nothing if t else None, told).events for t in range(0, 10_001, 10_000)][1]
     level, reference, expected = 0.0, 0.0, []
     for k in range(5):  # five straight lines of the log
         after = np.log1p(swing * np.sin(0.4 * np.pi * (k + 1)))
-        while abs(after - reference) >= 0.2:
-            reference += 0.2 * np.sign(after - reference)
+        while not -0.19 < after - reference < 0.21:
+            reference += 0.21 if after > reference else -0.19
             expected.append((2_000 * (k + (reference - level) / (after - level)), int(after > level)))
         level = after
     assert [p for _, p in expected] == [1, 0, 0, 0, 1]

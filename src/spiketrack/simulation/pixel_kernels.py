@@ -17,76 +17,29 @@ import numpy as np
 from numba import njit
 
 from spiketrack.simulation.crossing_kernels import LEVEL_TOLERANCE, run_pixel
-
-TILE = 16
-AREA = TILE * TILE
-
-# The rows of a tile's state: intensity of which the log was taken last, log, output of the low pass, ..., and that part
-# of the intensity that flickers
-LIGHT, LOG, OUTPUT, REFERENCE, ON, OFF, LAMPS = range(7)
-# The columns of `pixel`, a vector of float64.
-DARK, REFRACTORY, FASTEST, SLOWEST, FULL_AT, STILL = range(6)
+from spiketrack.simulation.flicker_kernels import between, is_quiet, rouse
+from spiketrack.simulation.float_kernels import HALF, INFINITE, ONE, TINY, TWO, ZERO, exp, log
+from spiketrack.simulation.pixel_state import (
+    AREA,
+    DARK,
+    FASTEST,
+    FULL_AT,
+    LAMPS,
+    LIGHT,
+    LOG,
+    OFF,
+    ON,
+    OUTPUT,
+    REFERENCE,
+    REFRACTORY,
+    SLOWEST,
+    STILL,
+    TILE,
+)
 
 _SETTLED = 2e-3  # log units between a pixel and its target that are left alone once nothing changes: 1 % of a threshold
-
-_TWO, _ONE, _HALF, _ZERO = np.float32(2), np.float32(1), np.float32(0.5), np.float32(0)
-_SQRT_HALF = np.float32(0.70710678118654752440)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_LOG2_E = np.float32(1.44269504088896341)
-_LOG = tuple(
-    np.float32(c)
-    for c in (
-        7.0376836292e-2,
-        -1.1514610310e-1,
-        1.1676998740e-1,
-        -1.2420140846e-1,
-        1.4249322787e-1,
-        -1.6668057665e-1,
-        2.0000714765e-1,
-        -2.4999993993e-1,
-        3.3333331174e-1,
-    )
-)
-_EXP = tuple(
-    np.float32(c)
-    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-)
-_LEAST_EXPONENT = np.float32(-80)
 _SERIES_BELOW = np.float32(0.03)
-_SIXTH, _THIRD = np.float32(1 / 6), np.float32(1 / 3)
-_TINY = np.float32(1.2e-38)
-_INFINITE = np.float32(np.inf)
-
-
-@njit(inline="always", error_model="numpy")
-def _log(v):
-    """Natural logarithm of a normal positive float32 (Cephes logf: within 2 ulp), in a form that vectorises."""
-    bits = np.float32(v).view(np.int32)
-    exponent = np.float32((bits >> np.int32(23)) - np.int32(126))
-    m = np.int32((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000)).view(np.float32)  # 0.5 .. 1
-    low = m < _SQRT_HALF
-    exponent = exponent - (_ONE if low else _ZERO)
-    m = (m + m if low else m) - _ONE
-    z = m * m
-    r = _LOG[0]
-    for k in range(1, 9):
-        r = r * m + _LOG[k]
-    r = r * m * z + exponent * _LN2_LOW - _HALF * z
-    return m + r + exponent * _LN2_HIGH
-
-
-@njit(inline="always", error_model="numpy")
-def _exp(x):
-    """Exponential of a float32 <= 0 (Cephes expf: within 2 ulp), in a form that vectorises."""
-    x = _LEAST_EXPONENT if x < _LEAST_EXPONENT else x
-    k = np.int32(x * _LOG2_E - _HALF)  # towards zero: the nearest, for x <= 0
-    n = np.float32(k)
-    x = x - n * _LN2_HIGH - n * _LN2_LOW
-    r = _EXP[0]
-    for j in range(1, 6):
-        r = r * x + _EXP[j]
-    r = r * x * x + x + _ONE
-    return r * np.int32((k + np.int32(127)) << np.int32(23)).view(np.float32)
+_SIXTH = np.float32(1 / 6)
 
 
 @njit(inline="always")
@@ -99,7 +52,7 @@ def _gather(frame, tile, across, light):
             for column in range(TILE):
                 light[row * TILE + column] = frame[top + row, left + column]
     else:
-        light[:] = _ONE
+        light[:] = ONE
         for row in range(min(TILE, height - top)):
             for column in range(min(TILE, width - left)):
                 light[row * TILE + column] = frame[top + row, left + column]
@@ -115,8 +68,8 @@ def log_of(frame, across, dark, state):
         _gather(frame, tile, across, light)
         for i in range(AREA):
             v = light[i] + dark
-            bad |= np.int32(not (light[i] >= _ZERO and v >= _TINY and v < _INFINITE))
-            target[i] = _log(v)
+            bad |= np.int32(not (light[i] >= ZERO and v >= TINY and v < INFINITE))
+            target[i] = log(v)
     return bad == 0
 
 
@@ -125,7 +78,7 @@ def _moves(now, before, share, dark):
     """Whether any of a tile's intensities differs from that of before by more than share (log units), or is unfit."""
     moved = np.int32(0)
     for i in range(AREA):
-        moved |= np.int32(not (now[i] >= _ZERO and abs(now[i] - before[i]) <= share * (before[i] + dark)))
+        moved |= np.int32(not (now[i] >= ZERO and abs(now[i] - before[i]) <= share * (before[i] + dark)))
     return moved != 0
 
 
@@ -142,22 +95,22 @@ def _advance(light, u0, y0, reference, on, off, dark, dt, fastest, slowest, u1, 
     scale = np.float32(fastest[1] * dt)
     for i in range(AREA):
         v = light[i] + dark
-        bad |= np.int32(not (light[i] >= _ZERO and v >= _TINY and v < _INFINITE))
-        u = _log(v)
+        bad |= np.int32(not (light[i] >= ZERO and v >= TINY and v < INFINITE))
+        u = log(v)
         x = v * scale
         x = most if x > most else x
         x = least if x < least else x
-        e = _exp(-x)
-        share = _ONE - x * (_HALF - x * _SIXTH) if x < _SERIES_BELOW else (_ONE - e) / x  # (1 - exp(-x)) / x
+        e = exp(-x)
+        share = ONE - x * (HALF - x * _SIXTH) if x < _SERIES_BELOW else (ONE - e) / x  # (1 - exp(-x)) / x
         y = u + (y0[i] - u0[i]) * e - (u - u0[i]) * share
         u1[i] = u
         y1[i] = y
         # where the output turns round it equals its input, u0 + s tau log(1 - (u0 - y0) / s tau); 2z / (2 + z) is
         # less than log(1 + z) and so bounds its way
         ahead, left, way = u0[i] - y0[i], u - y, u - u0[i]
-        turns = (ahead > _ZERO) != (left > _ZERO)
+        turns = (ahead > ZERO) != (left > ZERO)
         top, bottom = (y if y > y0[i] else y0[i]), (y if y < y0[i] else y0[i])
-        peak = u0[i] - ahead * (_TWO * way) / (_TWO * way - ahead * x + _TINY)  # ahead and way differ in sign
+        peak = u0[i] - ahead * (TWO * way) / (TWO * way - ahead * x + TINY)  # ahead and way differ in sign
         top = peak if turns and peak > top else top
         bottom = peak if turns and peak < bottom else bottom
         r = reference[i]
@@ -175,74 +128,14 @@ def _advance_at_once(light, u0, reference, on, off, dark, u1, tells):
     tolerance = np.float32(LEVEL_TOLERANCE)
     for i in range(AREA):
         v = light[i] + dark
-        bad |= np.int32(not (light[i] >= _ZERO and v >= _TINY and v < _INFINITE))
-        u = _log(v)
+        bad |= np.int32(not (light[i] >= ZERO and v >= TINY and v < INFINITE))
+        u = log(v)
         u1[i] = u
         r = reference[i]
         tell = np.int32(not (u < r + on[i] - tolerance and u > r - off[i] + tolerance))
         tells[i] = tell
         any_tell |= tell
     return bad == 0, any_tell != 0
-
-
-@njit(inline="always", error_model="numpy")
-def _between(before, now, lamps_before, lamps, swing, share, dark, light):
-    """A tile's light between two frames: each under the swing of the moment, and the log runs linearly.
-
-    share: of the way from the frame before, 0 .. 1.
-    """
-    swing, share, dark = np.float32(swing), np.float32(share), np.float32(dark)
-    for i in range(AREA):
-        a, b = before[i] + swing * lamps_before[i] + dark, now[i] + swing * lamps[i] + dark
-        a, b = (a if a > _TINY else _TINY), (b if b > _TINY else _TINY)
-        low, high = (a, b) if a < b else (b, a)
-        weight = _ONE - share if a < b else share
-        v = high * _exp(weight * _log(low / high)) - dark
-        light[i] = v if v > _ZERO else _ZERO
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _is_quiet(tile, pixel, wave, state):
-    """Whether no pixel of a tile can fire for as long as nothing but its flicker goes on: the output swings about the
-    log of the mean light by half the swing of the log intensity, damped by the low pass, and not across a threshold.
-
-    wave: depth, 2 pi / period (us).
-    """
-    light, lamps, y0 = state[tile, LIGHT], state[tile, LAMPS], state[tile, OUTPUT]
-    reference, on, off = state[tile, REFERENCE], state[tile, ON], state[tile, OFF]
-    dark, depth = np.float32(pixel[DARK]), np.float32(wave[0])
-    scale, most = np.float32(pixel[FASTEST] / pixel[FULL_AT] / wave[1]), np.float32(pixel[FASTEST] / wave[1])
-    least, limited = np.float32(pixel[SLOWEST] / wave[1]), np.int32(pixel[FASTEST] > 0)
-    loud = np.int32(0)
-    for i in range(AREA):
-        v = light[i] + dark
-        r = depth * lamps[i] / v
-        half = r + r * r * r * _THIRD / (_ONE - r * r)  # at least atanh(r) = log((1 + r) / (1 - r)) / 2
-        w = v * scale
-        w = most if w > most else w
-        w = least if w < least else w
-        half = half * np.sqrt(w * w / (_ONE + w * w)) if limited else half
-        middle = _log(v)
-        top, bottom = middle + half, middle - half
-        calm = r < _ONE and top < reference[i] + on[i] and bottom > reference[i] - off[i]
-        loud |= np.int32(not (calm and y0[i] <= top and y0[i] >= bottom))
-    return loud == 0
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _rouse(tile, t, pixel, wave, state):
-    """Set log intensity and output of a tile to where its flicker has them at t us, once the low pass has settled."""
-    light, lamps, u0, y0 = state[tile, LIGHT], state[tile, LAMPS], state[tile, LOG], state[tile, OUTPUT]
-    dark, depth = np.float32(pixel[DARK]), np.float32(wave[0])
-    sine, cosine = np.float32(np.sin(wave[1] * t)), np.float32(np.cos(wave[1] * t))
-    for i in range(AREA):
-        v = light[i] + dark
-        u0[i] = _log(v + depth * sine * lamps[i])
-        y0[i] = u0[i]
-        if pixel[FASTEST] > 0:
-            q = np.float32(wave[1] / max(min(v * pixel[FASTEST] / pixel[FULL_AT], pixel[FASTEST]), pixel[SLOWEST]))
-            # the answer of a low pass to sin(w t) is (sin(w t) - q cos(w t)) / (1 + q^2), q = w tau
-            y0[i] = _log(v) + depth * lamps[i] / v * (sine - q * cosine) / (_ONE + q * q)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -345,9 +238,9 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
     pixel in reset until free_at, (tiles, 256) float64 us. noise: times (float64 us), places (tile * 256 + pixel, sorted
     by place and time), polarities. unsettled: (tiles,) bool, set for the tiles that are run. flicker: (N,) whether the
     tile flickers, the light that does (H, W), times (K,) float64 us up to t1 from one to the next of which it is run,
-    wave (see `_is_quiet`), and asleep, (tiles,) bool, set for those that cannot fire until their light changes or noise
-    comes: these need not be among `tiles`. Returns (times, places, kinds, whether all intensities were fit); a kind is
-    the polarity, plus 2 for noise.
+    wave (see `flicker_kernels`), and asleep, (tiles,) bool, set for those that cannot fire until their light changes or
+    noise comes: these need not be among `tiles`. Returns (times, places, kinds, whether all intensities were fit); a
+    kind is the polarity, plus 2 for noise.
     """
     flickers, lamps, steps, wave, asleep = flicker
     swings = wave[0] * np.sin(wave[1] * steps)
@@ -380,12 +273,12 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
                 _gather(frame, tile, across, goal)
                 _gather(lamps, tile, across, glow)
             if asleep[tile]:
-                _rouse(tile, t0, pixel, wave, state)
+                rouse(tile, t0, pixel, wave, state)
             start, looked = t0, 0
             for k in range(len(steps)):
                 if active[n] and k < len(steps) - 1:
                     share = (steps[k] - t0) / (t1 - t0)
-                    _between(before, goal, before_lamps, glow, swings[k], share, dark, light)
+                    between(before, goal, before_lamps, glow, swings[k], share, dark, light)
                 else:
                     if active[n]:
                         before[:], before_lamps[:] = goal, glow
@@ -401,7 +294,7 @@ def expose_tiles(frame, tiles, active, t0, t1, pixel, state, free_at, noise, uns
                 start, looked = steps[k], looked + some
                 if not fit:
                     break
-            asleep[tile] = not active[n] and looked == 0 and _is_quiet(tile, pixel, wave, state)
+            asleep[tile] = not active[n] and looked == 0 and is_quiet(tile, pixel, wave, state)
         if not fit:
             break
     times, places, kinds = fired
