@@ -19,15 +19,17 @@ from typing import Any
 
 from spiketrack.simulation.sensor import Sensor
 from spiketrack.traffic import scene
+from spiketrack.traffic.annotating import Annotator
+from spiketrack.traffic.casting import Casting
 from spiketrack.traffic.scene import TrafficSettings, simulate_traffic
 
 DAYTIMES = ("day", "dusk", "night")
 STEPS = {
-    "actors": (scene._Stage, "_placed"),
+    "actors": (Casting, "place"),
     "background": (scene._Stage, "_renew"),
     "shadows and pools": (scene._Stage, "_draw_lights"),
     "bodies": (scene._Stage, "_draw_bodies"),
-    "annotations": (scene._Stage, "_annotate"),
+    "annotations": (Annotator, "rows"),
     "pixels and read-out": (Sensor, "expose"),
 }
 

@@ -18,7 +18,7 @@ from spiketrack.keypoints.scores import (
     pck_interval,
     pck_of_either_side,
 )
-from spiketrack.traffic.bodies import JOINTS
+from spiketrack.traffic.body_parts import JOINTS
 
 
 def poses(people, rng, images):

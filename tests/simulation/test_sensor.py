@@ -1,11 +1,13 @@
 """The pixel model against cases worked out by hand, without and with the low pass."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from spiketrack.events import Events
 from spiketrack.simulation.readout import ReadoutSettings
-from spiketrack.simulation.sensor import PixelSettings, Sensor, SensorSettings
+from spiketrack.simulation.sensor import Flicker, PixelSettings, Sensor, SensorSettings
 
 TAU_US = 10_000.0
 SLOW = {"bandwidth_hz": 1e6 / (2 * np.pi * TAU_US), "least_bandwidth_hz": 1.0, "bandwidth_intensity": 1e-6}
@@ -315,6 +317,98 @@ def test_bad_frames_are_refused():
         fresh().expose(flat(0, 4, 3), 0)
     with pytest.raises(ValueError, match="changed tiles must be bool"):
         fresh().expose(flat(0, 4, 3), 1000, np.ones((3, 4), bool))
+
+
+def flickering(stepwise, hz=100.0, depth=0.3, until_us=80_000, **settings):
+    """Events of lamps over half of 32 x 16 pixels, ever fainter to the right, and of a change at 48 ms; the tile on the
+    right hardly swings. stepwise: drawn at each step instead of told.
+    """
+    pixels = sensor(32, 16, dark_intensity=0.01, mismatch=0.02, **settings)
+    base, lamps = np.full((16, 32), 0.2, np.float32), np.zeros((16, 32), np.float32)
+    lamps[:, :16], lamps[:, 16:] = np.linspace(0.6, 0.1, 16), 0.04
+    told, tiles = Flicker(lamps, np.ones((1, 2), bool), hz, depth), np.ones((1, 2), bool)
+    swing = depth / np.sinc(0.2) ** 1.5
+    out = []
+    old, new = base + lamps, base + lamps
+    new[4:8, 10:20] += np.float32(0.4)
+    for t in range(0, until_us + 1, 2_000 if stepwise else 4_000):
+        frame = old if t < 48_000 else new
+        if stepwise:
+            add = np.float32(swing * np.sin(2e-6 * np.pi * hz * t)) * lamps
+            half_way = np.sqrt((old + add + 0.01) * (new + add + 0.01)) - np.float32(0.01)  # of the log
+            out.append(pixels.expose(half_way if t == 46_000 else frame + add, t).events)
+        else:
+            out.append(pixels.expose(frame, t, tiles if t in (0, 48_000) else ~tiles, told).events)
+    return Events.concatenate(out), pixels
+
+
+@pytest.mark.parametrize("settings", [{}, {"bandwidth_hz": 300.0, "bandwidth_intensity": 0.5, "refractory_us": 400.0}])
+def test_light_that_flickers_is_as_if_every_step_of_it_were_drawn(settings):
+    drawn, _ = flickering(True, until_us=44_000, **settings)
+    told, pixels = flickering(False, until_us=44_000, **settings)
+    assert len(drawn) > 800
+    assert pixels._asleep.tolist() == [False, True]  # on the right the log swings by +- 0.05
+    for name in "txyp":
+        np.testing.assert_array_equal(getattr(told, name), getattr(drawn, name))
+
+
+@pytest.mark.parametrize("settings", [{}, {"bandwidth_hz": 300.0, "bandwidth_intensity": 0.5, "refractory_us": 400.0}])
+def test_a_change_of_light_wakes_pixels_that_only_flicker(settings):
+    drawn, _ = flickering(True, **settings)
+    told, _ = flickering(False, **settings)
+    rows = []
+    for events in (drawn, told):
+        columns = np.array([events.x, events.y, events.t, events.p], np.int64)
+        rows.append(columns[:, np.lexsort(columns[2::-1])])
+    one, other = rows
+    left = one[0] < 16
+    assert 40 < (~left).sum() < 100
+    np.testing.assert_array_equal(one[[0, 1, 3]], other[[0, 1, 3]])
+    np.testing.assert_array_equal(one[2, left], other[2, left])
+    np.testing.assert_allclose(one[2], other[2], atol=60)  # what slept takes its phase from the formula
+
+
+def test_flicker_by_the_formula():
+    # without a low pass: from log(1 - s) to log(1 + s) and back every 10 ms
+    hz, depth = 100.0, 0.4
+    swing = depth / np.sinc(0.2) ** 1.5
+    pixels = sensor(on_threshold=0.21, off_threshold=0.19)
+    told = Flicker(np.ones((1, 1), np.float32), np.ones((1, 1), bool), hz, depth)
+    nothing = np.zeros((1, 1), bool)
+    events = [pixels.expose(flat(0), t, nothing if t else None, told).events for t in range(0, 10_001, 10_000)][1]
+    level, reference, expected = 0.0, 0.0, []
+    for k in range(5):  # five straight lines of the log
+        after = np.log1p(swing * np.sin(0.4 * np.pi * (k + 1)))
+        while not -0.19 < after - reference < 0.21:
+            reference += 0.21 if after > reference else -0.19
+            expected.append((2_000 * (k + (reference - level) / (after - level)), int(after > level)))
+        level = after
+    assert [p for _, p in expected] == [1, 0, 0, 0, 1]
+    np.testing.assert_allclose(events.t, [t for t, _ in expected], atol=1)
+    assert events.p.tolist() == [p for _, p in expected]
+
+
+def test_tiles_that_flicker_stay_the_same():
+    pixels, lit = sensor(20, 16), np.array([[True, False]])
+    pixels.expose(flat(0, 20, 16), 0, None, Flicker(flat(0, 20, 16), lit, 100.0, 0.1))
+    with pytest.raises(ValueError, match="those of the first frame"):
+        pixels.expose(flat(0, 20, 16), 1000, None, Flicker(flat(0, 20, 16), ~lit, 100.0, 0.1))
+    with pytest.raises(ValueError, match="light must be float32"):
+        sensor(20, 16).expose(flat(0, 20, 16), 0, None, Flicker(flat(0, 16, 20), lit, 100.0, 0.1))
+
+
+def test_a_thread_that_has_time_helps():
+    pixels = Sensor(SensorSettings(width=640, height=320, pixel=PixelSettings()), (3,), threads=1)
+    pixels.expose(flat(0, 640, 320), 0)
+    with ThreadPoolExecutor(1) as pool:
+        exposing = pool.submit(pixels.expose, flat(0.5, 640, 320), 10_000)
+        while not exposing.done():
+            pixels.help()
+    alone = Sensor(SensorSettings(width=640, height=320, pixel=PixelSettings()), (3,), threads=1)
+    alone.expose(flat(0, 640, 320), 0)
+    expected = alone.expose(flat(0.5, 640, 320), 10_000).events
+    for name in "txyp":
+        np.testing.assert_array_equal(getattr(exposing.result().events, name), getattr(expected, name))
 
 
 def test_a_floor_above_the_highest_cut_off_is_refused():

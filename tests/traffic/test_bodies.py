@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
-from spiketrack.traffic import drawing_kernels as kernels
+from spiketrack.traffic import (
+    annotation_kernels,
+    body_kernels,
+    body_parts,
+    light_kernels,
+    placing_kernels,
+    primitive_kernels,
+    tile_kernels,
+)
 from spiketrack.traffic.actors import BICYCLE, BUS, CAR, PEDESTRIAN, TRAFFIC_CLASSES, TRUCK, WHEELCHAIR, Actor
-from spiketrack.traffic.bodies import JOINTS, body_of
+from spiketrack.traffic.bodies import body_of
+from spiketrack.traffic.body_parts import JOINTS
 from spiketrack.traffic.camera import Camera
 from spiketrack.traffic.layers import Layers
 
@@ -33,7 +42,7 @@ def placed(it: Actor, camera: Camera | None = None) -> np.ndarray:
     pose = np.array((it.x, it.y, 0.0, it.heading, it.travelled, 1.0))
     rotation = np.eye(3) if camera is None else camera.rotation()
     position = np.zeros(3) if camera is None else np.array(camera.position)
-    kernels.place(body, pose, rotation, position, out)
+    placing_kernels.place(body, pose, rotation, position, out)
     return out
 
 
@@ -52,7 +61,7 @@ LIGHT = np.array((0.4, 0.6, 0.0, -1.0, 0.0, 0.0, 1.0))  # the sun straight above
 @pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
 def test_a_body_has_the_size_of_its_actor(class_id):
     body = body_of(actor(class_id))
-    lamps = [body.first[p] + 1 for p in np.flatnonzero(body.kind == kernels.GLOW)]  # where a lamp points to
+    lamps = [body.first[p] + 1 for p in np.flatnonzero(body.kind == body_parts.GLOW)]  # where a lamp points to
     points = np.delete(placed(actor(class_id)), lamps, axis=0)
     low, high = points.min(axis=0), points.max(axis=0)
     length, width, height = SIZES[class_id]
@@ -107,9 +116,24 @@ def test_a_pedestrian_has_fifteen_joints_in_their_places():
     assert not len(body_of(actor(CAR)).keypoints)
 
 
+@pytest.mark.parametrize("class_id", range(8), ids=TRAFFIC_CLASSES)
+def test_lamps_behind_a_body_are_hidden_as_the_picture_is(class_id):
+    camera = Camera(WIDTH, HEIGHT, 300.0, (-8.0, 3.0, 2.5), -0.3, 0.15, 0.0)
+    it, swing = actor(class_id), np.float32(0.3)
+    lamps = np.random.default_rng(1).uniform(0, 0.5, (HEIGHT, WIDTH)).astype(np.float32)
+    view = np.array((300.0, WIDTH / 2, HEIGHT / 2, 8.0))
+    mean, bright = (canvas()._replace(lamps=lamps.copy(), flickers=np.ones((15, 20), np.bool_)) for _ in range(2))
+    bright.picture[:] += swing * lamps
+    for layers in (mean, bright):
+        body_kernels.draw_body(body_of(it), placed(it, camera), view, LIGHT, layers, 0)
+    assert (mean.lamps == 0).sum() > 50
+    np.testing.assert_allclose(mean.picture + swing * mean.lamps, bright.picture, atol=1e-6)
+    np.testing.assert_array_equal(mean.lamps, bright.lamps)
+
+
 def test_outer_faces_of_a_bus_look_outwards():
     body, points = body_of(actor(BUS)), placed(actor(BUS))
-    for p in np.flatnonzero(body.closed & (body.kind == kernels.POLYGON)):
+    for p in np.flatnonzero(body.closed & (body.kind == body_parts.POLYGON)):
         a, b, c = points[body.first[p] : body.first[p] + 3]
         middle = points[body.first[p] : body.first[p] + body.corners[p]].mean(axis=0)
         if abs(middle[1]) > 1.2:  # on a side
@@ -124,14 +148,14 @@ def test_what_is_drawn_fills_the_extent(class_id):
     body, points = body_of(it), placed(it, camera)
     layers = canvas()
     view = np.array((250.0, WIDTH / 2, HEIGHT / 2, distance))
-    kernels.draw_body(body, points, view, LIGHT, layers, 5)
-    left, top, right, bottom = kernels.extent(body, points, view)
+    body_kernels.draw_body(body, points, view, LIGHT, layers, 5)
+    left, top, right, bottom = body_kernels.extent(body, points, view)
     rows, columns = np.nonzero(layers.mask == 5)
     found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     np.testing.assert_allclose(found, (left, top, right, bottom), atol=1.6)
     assert not layers.touched.any()  # naming leaves the picture alone
     assert (layers.picture == 0.5).all()
-    kernels.draw_body(body, points, view, LIGHT, layers, 0)
+    body_kernels.draw_body(body, points, view, LIGHT, layers, 0)
     changed = layers.picture != 0.5
     assert changed[layers.mask == 5].mean() > 0.9
     assert np.kron(layers.touched, np.ones((16, 16), bool))[:HEIGHT, :WIDTH][changed].all()
@@ -144,11 +168,11 @@ def test_standing_things_hide_a_body_and_the_camera_clips_it():
     layers = canvas()
     layers.depth[:, : WIDTH // 2] = 10.0
     view = np.array((250.0, WIDTH / 2, HEIGHT / 2, 20.0))
-    kernels.draw_body(body, points, view, LIGHT, layers, 1)
+    body_kernels.draw_body(body, points, view, LIGHT, layers, 1)
     assert not layers.mask[:, : WIDTH // 2].any()
     assert layers.mask[:, WIDTH // 2 :].any()
     inside = actor(BUS, 2.0)  # the camera stands in the bus: nothing may fail, and what is behind is cut off
-    kernels.draw_body(body_of(inside), placed(inside, camera), view, LIGHT, layers, 0)
+    body_kernels.draw_body(body_of(inside), placed(inside, camera), view, LIGHT, layers, 0)
     assert np.isfinite(layers.picture).all()
 
 
@@ -161,7 +185,7 @@ def test_a_lamp_shines_ahead_only():
         it = actor(CAR, 30.0, heading)
         layers = canvas()
         layers.picture[:] = 0
-        kernels.draw_body(body_of(it), placed(it, camera), view, dark, layers, 0)
+        body_kernels.draw_body(body_of(it), placed(it, camera), view, dark, layers, 0)
         brightest.append(layers.picture.max())
     assert brightest[0] > 0.3
     assert 0.01 < brightest[1] < 0.3
@@ -175,22 +199,22 @@ def square(low: float, high: float):
 
 def test_a_polygon_on_whole_pixels():
     layers = canvas()
-    kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 0)
+    primitive_kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 0)
     assert (layers.picture[20:30, 20:30] == 1).all()
     # edges lie a quarter of a pixel outside
     np.testing.assert_allclose(layers.picture[19, 20:30], 0.5 + 0.25 * 0.5)
     np.testing.assert_allclose(layers.picture[18, 20:30], 0.5)
     assert layers.touched.sum() == 1
-    kernels.fill_polygon(square(20.0, 30.0), 4, 0.0, 0.5, 1.0, layers, 0)
+    primitive_kernels.fill_polygon(square(20.0, 30.0), 4, 0.0, 0.5, 1.0, layers, 0)
     np.testing.assert_allclose(layers.picture[20:30, 20:30], 0.5)
-    kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 9)
+    primitive_kernels.fill_polygon(square(20.0, 30.0), 4, 1.0, 0.0, 1.0, layers, 9)
     assert (layers.mask == 9).sum() == 100
-    assert kernels.mask_extent(layers.mask, 9, 0, 0, WIDTH, HEIGHT) == (100, 20, 20, 30, 30)
+    assert annotation_kernels.mask_extent(layers.mask, 9, 0, 0, WIDTH, HEIGHT) == (100, 20, 20, 30, 30)
 
 
 def test_the_hull_of_a_shadow():
     points = np.array([(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0), (1.0, 0.5), (4.0, 0.5)])
-    hull = kernels._hull(points, 6)
+    hull = light_kernels._hull(points, 6)
     assert {tuple(p) for p in hull} == {(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0), (4.0, 0.5)}
 
 
@@ -198,7 +222,7 @@ def test_restore_touches_marked_tiles_only():
     picture, background = np.zeros((40, 40), np.float32), np.ones((40, 40), np.float32)
     tiles = np.zeros((3, 3), np.bool_)
     tiles[2, 1] = True
-    kernels.restore(picture, background, tiles)
+    tile_kernels.restore(picture, background, tiles)
     assert picture.sum() == 8 * 16
     assert (picture[32:, 16:32] == 1).all()
 
@@ -208,9 +232,9 @@ def test_events_of_an_object_are_those_on_it_or_on_nothing():
     mask[2, 2], mask[2, 3] = 1, 2
     x, y = np.array((2, 3, 4, 9), np.uint16), np.array((2, 2, 2, 9), np.uint16)
     lit = np.ones(4, np.bool_)
-    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (2, 0)
+    assert annotation_kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (2, 0)
     lit[0] = False
-    assert kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (1, 1)
+    assert annotation_kernels.count_events(x, y, lit, mask, 1, 0.0, 0.0, 8.0, 8.0) == (1, 1)
 
 
 def box_on_ground(x: float, y: float, length: float, width: float):
@@ -222,7 +246,7 @@ def test_a_car_beside_a_long_tram_is_painted_on_the_right_side_of_it():
     eye = np.array((0.0, -5.0))
     tram = box_on_ground(40.0, 0.0, 60.0, 2.4)  # from x = 10 on
     near_side, far_side = box_on_ground(45.0, -3.0, 4.0, 1.8), box_on_ground(12.0, 3.0, 4.0, 1.8)
-    order = kernels.far_to_near(np.array([tram, near_side, far_side]), eye).tolist()
+    order = placing_kernels.far_to_near(np.array([tram, near_side, far_side]), eye).tolist()
     # by distance the far side's car would come last
     assert order == [2, 0, 1]
 
@@ -233,7 +257,7 @@ def test_a_pool_of_light_is_that_of_the_ground_it_falls_on():
     layers, albedo = canvas(), np.full((HEIGHT, WIDTH), 0.3, np.float32)
     layers.picture[:] = 0
     corners = camera.to_camera(np.array([middle, middle + along, middle + aside]))
-    kernels.add_pool(corners, np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0)), 2.0, 0.0, albedo, layers)
+    light_kernels.add_pool(corners, np.array((250.0, WIDTH / 2, HEIGHT / 2, 0.0)), 2.0, 0.0, albedo, layers)
     # the same by casting a ray through every pixel to the ground, in the world
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     rays = camera.rays(columns, rows)
@@ -253,7 +277,7 @@ def test_light_too_faint_to_notice_is_not_drawn():
     whole, part = canvas(), canvas()
     for layers, faint in ((whole, 0.0), (part, 0.02)):
         layers.picture[:] = 0
-        kernels.add_pools(pools, *eye, view, faint, albedo, layers)
+        light_kernels.add_pools(pools, *eye, view, faint, albedo, layers)
     drawn = part.picture > 0
     np.testing.assert_array_equal(part.picture[drawn], whole.picture[drawn])
     assert whole.picture[~drawn].max() < 1.01 * 0.3 * 0.02
@@ -264,7 +288,7 @@ def test_light_too_faint_to_notice_is_not_drawn():
 def test_a_spot_is_nearly_gaussian_and_ends():
     layers = canvas()
     layers.picture[:] = 0
-    kernels.add_spot(40.5, 30.5, 5.0, 2.0, 1.0, layers)
+    light_kernels.add_spot(40.5, 30.5, 5.0, 2.0, 1.0, layers)
     picture = layers.picture
     assert picture[30, 40] == pytest.approx(2.0)
     assert picture[30, 45] == pytest.approx(2.0 * (1 - 25 / 200) ** 4, rel=1e-5)  # 2 exp(-1/2) would be 1.21
@@ -276,8 +300,8 @@ def test_a_spot_is_nearly_gaussian_and_ends():
 def test_flow_is_the_motion_of_the_fastest_point_in_sight():
     view, size = np.array((100.0, 50.0, 40.0, 0.0)), np.array((100.0, 80.0))
     placed = np.array([[0.0, 0.0, 10.0], [1.0, 0.0, 20.0]])
-    assert kernels.flow(placed, np.array((3.0, 4.0, 0.0)), 0.0, view, size) == pytest.approx(100 * 5 / 10)
+    assert placing_kernels.flow(placed, np.array((3.0, 4.0, 0.0)), 0.0, view, size) == pytest.approx(100 * 5 / 10)
     # straight ahead: the point on the axis stands still, the other moves 100 * 8 * (1 / 20) / 20
-    assert kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.0, view, size) == pytest.approx(2.0)
-    assert kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.5, view, size) == pytest.approx(5.0)
-    assert kernels.flow(placed + np.array((100.0, 0.0, 0.0)), np.array((3.0, 4.0, 0.0)), 0.0, view, size) == 0
+    assert placing_kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.0, view, size) == pytest.approx(2.0)
+    assert placing_kernels.flow(placed, np.array((0.0, 0.0, 8.0)), 0.5, view, size) == pytest.approx(5.0)
+    assert placing_kernels.flow(placed + np.array((100.0, 0.0, 0.0)), np.array((3.0, 4.0, 0.0)), 0.0, view, size) == 0

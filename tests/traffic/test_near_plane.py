@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spiketrack.traffic import drawing_kernels as kernels
-from spiketrack.traffic.bodies import _Builder
+from spiketrack.traffic import body_kernels, light_kernels
+from spiketrack.traffic.body_parts import BodyBuilder
 from spiketrack.traffic.camera import NEAREST_M, Camera
 from spiketrack.traffic.layers import Layers
 
@@ -28,11 +28,11 @@ def canvas(value=0.5):
 
 def drawn(build, points):
     """The pixels covered by one primitive with its vertices at points (camera coordinates), and its extent."""
-    builder = _Builder()
+    builder = BodyBuilder()
     build(builder)
     body, points, layers = builder.build(), np.asarray(points, np.float64), canvas()
-    kernels.draw_body(body, points, VIEW, LIGHT, layers, 1)
-    return layers.mask == 1, kernels.extent(body, points, VIEW)
+    body_kernels.draw_body(body, points, VIEW, LIGHT, layers, 1)
+    return layers.mask == 1, body_kernels.extent(body, points, VIEW)
 
 
 def on_plane(middle, along, aside):
@@ -119,9 +119,9 @@ def test_a_capsule(middle, axes):
 
 
 def test_a_lamp(middle):
-    builder, layers = _Builder(), canvas(0.0)
+    builder, layers = BodyBuilder(), canvas(0.0)
     builder.lamp((0, 0, 0), 1, 0.02, 1.0)
-    kernels.draw_body(builder.build(), np.stack([middle, middle - (0, 0, 1)]), VIEW, LIGHT, layers, 0)
+    body_kernels.draw_body(builder.build(), np.stack([middle, middle - (0, 0, 1)]), VIEW, LIGHT, layers, 0)
     if middle[2] < NEAREST_M:
         assert not layers.picture.any()
         return
@@ -141,12 +141,12 @@ def test_light_and_shadow_on_the_ground(ahead):
     down = rays[..., 2] < 0
     layers, albedo = canvas(0.0), np.full((HEIGHT, WIDTH), 0.3, np.float32)
     pools = np.array([[ahead, 0.0, 0.0, 0.0, 6.5, 1.8, 1.0]])  # reaches 10 m to either side
-    kernels.add_pools(pools, *eye, VIEW, 0.0, albedo, layers)
+    light_kernels.add_pools(pools, *eye, VIEW, 0.0, albedo, layers)
     raised = 1.99 / 2  # light hangs 1 cm above the ground
     fall = np.clip(1 - (((raised * x - ahead) / 6.5) ** 2 + (raised * y / 1.8) ** 2) / 1.6**2, 0, None) * down
     np.testing.assert_allclose(layers.picture, 0.3 * fall**2, atol=1e-4)
     layers = canvas(1.0)
-    kernels.draw_shadows(
+    light_kernels.draw_shadows(
         np.array([[(ahead - 4, -1.0), (ahead + 4, -1.0), (ahead + 4, 1.0), (ahead - 4, 1.0)]]),
         np.array((2.0,)), np.array((1.0,)), np.array((0.0, 0.0, 1.0)), 0.5, 1.0, VIEW, *eye, layers,
     )  # fmt: skip

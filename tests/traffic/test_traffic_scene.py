@@ -9,9 +9,10 @@ from spiketrack.events import Events
 from spiketrack.simulation.sensor import TILE, PixelSettings
 from spiketrack.traffic.actors import PEDESTRIAN
 from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
+from spiketrack.traffic.flicker import flicker_swing
 from spiketrack.traffic.light import Light
 from spiketrack.traffic.plans import plan_light
-from spiketrack.traffic.scene import TrafficSettings, _flicker_swing, _Stage, simulate_traffic
+from spiketrack.traffic.scene import TrafficSettings, _Stage, simulate_traffic
 
 DURATION_US = 250_000
 DAY = TrafficSettings(preset="gen1", daytime="day", rain=False)
@@ -145,10 +146,26 @@ def test_flicker_behind_a_slow_pixel_is_small():
     light = Light("night", 0.001, lamps=True, flicker_hz=100.0, flicker_depth=0.25)
     pixel = PixelSettings(bandwidth_hz=1000.0, least_bandwidth_hz=10.0, bandwidth_intensity=1.0, dark_intensity=0.05)
     base, lamps = np.full((1, 2), 0.05, np.float32), np.array([[0.1, 0.9]], np.float32)
-    swing = _flicker_swing(light, pixel, base, lamps)
+    swing = flicker_swing(light, pixel, base, lamps)
     # cut-offs 200 and 1000 Hz
     expected = [np.log(0.225 / 0.175) / np.hypot(1, 0.5), np.log(1.225 / 0.775) / np.hypot(1, 0.1)]
     np.testing.assert_allclose(swing[0], expected, rtol=1e-5)
+
+
+def test_frames_lie_on_whole_steps_of_the_flicker_and_at_labels():
+    # lamps that flicker by 0.31
+    stage = _Stage(TrafficSettings(preset="davis346", daytime="night", rain=False, frame_us=(2_000, 4_000)), (18,))
+    times = []
+    for _ in range(20):
+        stage.advance()
+        times.append(stage.t_us)
+    assert stage._flickering.any()
+    period = stage._settings.label_period_us
+    steps = [(b - a) for a, b in pairwise(times) if b % period]
+    assert set(steps) <= {2_000, 4_000}
+    assert 4_000 in steps
+    assert times[-1] > period
+    assert period in times
 
 
 def test_the_sensor_sees_the_same_whether_or_not_it_is_waited_for():
@@ -171,8 +188,8 @@ def test_a_frame_over_the_one_before_the_last_is_as_if_drawn_anew():
     over, anew = (_Stage(night, (2,)) for _ in range(2))
     seen, expose = [], over._sensor.expose
 
-    def watched(frame, t_us, changed):
-        exposure = expose(frame, t_us, changed)
+    def watched(frame, t_us, changed, flicker):
+        exposure = expose(frame, t_us, changed, flicker)
         seen.append((frame.copy(), changed))  # after the while in which the next frame is begun
         return exposure
 

@@ -87,8 +87,8 @@ def test_vehicles_of_a_lane_never_overlap(kind, seed):
     w = world(kind, seed)
     for t in range(0, 60_000_000, 200_000):
         w.at(t)
-        w._occupy()
-        for segment, entries in zip(w.network.segments, w._occupied, strict=True):
+        w._lanes.occupy(w._vehicles)
+        for segment, entries in zip(w.network.segments, w._lanes.occupied, strict=True):
             if segment.role != "turn":
                 entries.sort(key=lambda e: e[0])
                 for behind, before in itertools.pairwise(entries):

@@ -38,7 +38,7 @@ from spiketrack.traffic.annotations import ANNOTATION_DTYPE
 from spiketrack.traffic.scene import CHUNK_US, Preset, TrafficChunk, TrafficSettings, simulate_traffic
 
 # Raised when the same settings and seed begin to yield other scenes; part of what dataset.json must agree on.
-GENERATOR = 5
+GENERATOR = 6
 MIXED = "mixed"
 FORMATS = {"hdf5": ("HDF5", "_td.h5"), "raw": ("RAW", "_td.raw")}  # folder, suffix of the events
 

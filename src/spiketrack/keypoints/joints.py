@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiketrack.traffic.bodies import JOINTS
+from spiketrack.traffic.body_parts import JOINTS
 
 SIGMA_OF = {
     "head": 0.079,

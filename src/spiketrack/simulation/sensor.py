@@ -20,8 +20,8 @@ its reference is then the output at the end of it. Noise fires by chance (Poisso
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -38,7 +38,10 @@ _AREA = TILE * TILE
 _LEAST_THRESHOLD = 0.01
 _NOISE_STREAM, _HOT_STREAM, _READOUT_STREAM = range(1, 4)
 _HOT_SPREAD = (0.5, 1.5)
-_TILES_A_THREAD = 100
+_TILES_A_PIECE = 100
+_FLICKER_STEPS = 5  # a period
+# straight lines between so few points of a sine lose amplitude, the more the slower the low pass; this share is left
+_FLICKER_SHARE = float(np.sinc(1 / _FLICKER_STEPS) ** 1.5)  # fitted: as many events as at 400 us a step
 _STILL = 0.1  # share of the mismatch by which a pixel's log intensity may differ while its tile counts as still
 
 
@@ -100,11 +103,54 @@ class SensorSettings(BaseModel):
     readout: ReadoutSettings = Field(ReadoutSettings(), description="the way from the pixels to time-stamped events")
 
 
+_Fired = tuple[NDArray, NDArray, NDArray, bool]  # times, places, kinds, whether all intensities were fit
+
+
+class Flicker(NamedTuple):
+    """Lamps that flicker faster than frames need to come: they add light * depth * sin(2 pi hz t) to a frame.
+
+    light: (H, W) float32, the part of the frame that comes from them. tiles: (ceil(H / 16), ceil(W / 16)) bool, where
+    their flicker is to be seen, the same for all frames.
+    """
+
+    light: NDArray[np.float32]
+    tiles: NDArray[np.bool_]
+    hz: float
+    depth: float
+
+    @property
+    def step_us(self) -> int:
+        """Time for which the log intensity is taken as linear; frames best lie whole steps apart."""
+        return round(1e6 / self.hz / _FLICKER_STEPS)
+
+
 class Exposure(NamedTuple):
     """Events in order of time, and which of them the light caused: (N,) bool (not leak, shot noise or hot pixels)."""
 
     events: Events
     signal: NDArray[np.bool_]
+
+
+class _Shares:
+    """Pieces of the pixels' work of one interval: every thread that has time takes the next."""
+
+    def __init__(self, run: Callable[[slice], _Fired], pieces: Sequence[slice]) -> None:
+        self._run, self._pieces = run, pieces
+        self._next = iter(range(len(pieces)))  # of C: threads never get the same number
+        self._done: list[Future[_Fired]] = [Future() for _ in pieces]
+
+    def work(self) -> None:
+        """Run pieces until all are taken."""
+        for number in self._next:
+            try:
+                self._done[number].set_result(self._run(self._pieces[number]))
+            except BaseException as error:
+                self._done[number].set_exception(error)
+                raise
+
+    def results(self) -> list[_Fired]:
+        """What the pieces gave, in their order, once all are done."""
+        return [piece.result() for piece in self._done]
 
 
 class Sensor:
@@ -127,12 +173,14 @@ class Sensor:
             for mean in (pixel.on_threshold, pixel.off_threshold)
         ]
         tiles = self._across * self._down
-        # intensity of which the log was taken last, log, output, reference, ON and OFF thresholds, by tile
-        self._state = np.zeros((tiles, 6, _AREA), np.float32)
+        # by tile: intensity of which the log was taken last, log, output, reference, ON and OFF thresholds, flicker
+        self._state = np.zeros((tiles, 7, _AREA), np.float32)
         for row, threshold in zip((4, 5), thresholds, strict=True):
             self._state[:, row] = self._by_tile(threshold)
         self._free_at = np.zeros((tiles, _AREA))
         self._unsettled = np.zeros(tiles, np.bool_)
+        self._flickers = np.zeros(tiles, np.bool_)
+        self._asleep = np.zeros(tiles, np.bool_)  # tiles that flicker, but not enough to fire
         self._constants = np.array(
             [
                 pixel.dark_intensity,
@@ -150,6 +198,7 @@ class Sensor:
         self._hot_rates = pixel.hot_rate_hz * hot.uniform(*_HOT_SPREAD, count)
         self._readout = Readout(settings.readout, settings.height, [*seed, _READOUT_STREAM])
         self._t_us: int | None = None
+        self._shares: _Shares | None = None
 
     @property
     def lost(self) -> int:
@@ -167,16 +216,23 @@ class Sensor:
 
         return by_row(self._state[:, 4]), by_row(self._state[:, 5])
 
-    def expose(self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None = None) -> Exposure:
+    def expose(
+        self,
+        frame: NDArray[np.float32],
+        t_us: int,
+        changed: NDArray[np.bool_] | None = None,
+        flicker: Flicker | None = None,
+    ) -> Exposure:
         """Run the pixels from the time of the frame before up to t_us.
 
         frame: (H, W) float32, linear intensity at t_us, 0 .. finite. changed: (ceil(H / 16), ceil(W / 16)) bool, the
-        tiles that may differ from the frame before; None is all. Returns what the read-out gives until t_us, times in
-        microseconds; the first frame sets the references and fires nothing. Raises ValueError for another shape or
-        type, a time that does not increase, and for intensities of the changed tiles that are negative, not finite or,
-        without dark_intensity, zero; the sensor cannot be used after that.
+        tiles that may differ from the frame before; None is all. flicker: lamps whose light swings about the frame's.
+        Returns what the read-out gives until t_us, times in microseconds; the first frame sets the references, at no
+        swing, and fires nothing. Raises ValueError for another shape or type, times that do not increase, other tiles
+        that flicker than at first, and for intensities of the changed tiles that are negative, not finite or, without
+        dark_intensity, zero; the sensor cannot be used after that.
         """
-        active = self._checked(frame, t_us, changed)
+        active, flickers = self._checked(frame, t_us, changed, flicker)
         frame = np.ascontiguousarray(frame)
         from spiketrack.simulation.pixel_kernels import log_of
 
@@ -184,30 +240,49 @@ class Sensor:
             if not log_of(frame, self._across, self._settings.pixel.dark_intensity, self._state):
                 raise ValueError(_UNFIT)
             self._state[:, 2:4] = self._state[:, 1:2]
+            if flicker is not None:
+                self._flickers = flickers
+                self._state[flickers, 6] = self._by_tile(flicker.light)[flickers]
             self._t_us = t_us
             return self._exposure(Requests(*_no_columns()))
         noise = self._noise(frame, self._t_us, t_us)
-        run = active | self._unsettled
+        run = active | self._unsettled | (flickers & ~self._asleep)
         run[noise[1] // _AREA] = True
         tiles = np.flatnonzero(run)
-        requests = self._run(frame, tiles, active[tiles], t_us, noise)
+        requests = self._run(frame, tiles, active[tiles], t_us, noise, flicker)
         self._t_us = t_us
         return self._exposure(self._readout.read(requests, t_us))
+
+    def help(self) -> None:
+        """Take over part of an `expose` that another thread is in; returns once nothing of it is left to take."""
+        shares = self._shares
+        if shares is not None:
+            shares.work()
 
     def flush(self) -> Exposure:
         """What still waits in the read-out, at the end: its times may lie after the last frame's."""
         return self._exposure(self._readout.read(Requests(*_no_columns()), np.inf))
 
-    def _checked(self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        """The tiles that may have changed, (tiles,)."""
+    def _checked(
+        self, frame: NDArray[np.float32], t_us: int, changed: NDArray[np.bool_] | None, flicker: Flicker | None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The tiles that may have changed and those that flicker, (tiles,) each."""
         shape, grid = (self._settings.height, self._settings.width), (self._down, self._across)
-        if frame.shape != shape or frame.dtype != np.float32:
-            raise ValueError(f"sensor: a frame must be float32 {shape}, got {frame.dtype} {frame.shape}")
-        if changed is not None and (changed.shape != grid or changed.dtype != np.bool_):
-            raise ValueError(f"sensor: changed tiles must be bool {grid}, got {changed.dtype} {changed.shape}")
+        every = np.ones(grid, np.bool_)
+        pictures = [("a frame", frame)] if flicker is None else [("a frame", frame), ("flicker.light", flicker.light)]
+        for name, picture in pictures:
+            if picture.shape != shape or picture.dtype != np.float32:
+                raise ValueError(f"sensor: {name} must be float32 {shape}, got {picture.dtype} {picture.shape}")
+        tiles = [("changed", every if changed is None else changed), ("flicker", flicker.tiles if flicker else ~every)]
+        for name, mask in tiles:
+            if mask.shape != grid or mask.dtype != np.bool_:
+                raise ValueError(f"sensor: {name} tiles must be bool {grid}, got {mask.dtype} {mask.shape}")
         if self._t_us is not None and t_us <= self._t_us:
             raise ValueError(f"sensor: frame times must increase, got {t_us} us after {self._t_us} us")
-        return np.ones(self._across * self._down, np.bool_) if changed is None else changed.ravel().copy()
+        flickers = tiles[1][1].ravel()
+        if self._t_us is not None and (flickers != self._flickers).any():
+            raise ValueError("sensor: the tiles that flicker must be those of the first frame")
+        return tiles[0][1].ravel().copy(), flickers.copy()
 
     def _run(
         self,
@@ -216,29 +291,39 @@ class Sensor:
         active: NDArray[np.bool_],
         t_us: int,
         noise: tuple[NDArray, NDArray, NDArray],
+        flicker: Flicker | None,
     ) -> Requests:
         """The events of the interval in order of their tiles; as many threads as pay."""
         from spiketrack.simulation.pixel_kernels import expose_tiles
 
         assert self._t_us is not None
         start, end = float(self._t_us), float(t_us)
+        flickers = self._flickers[tiles]
+        lamps, steps, wave = frame, np.array([end]), np.zeros(2)
+        if flicker is not None:
+            lamps = np.ascontiguousarray(flicker.light)
+            steps = np.append(np.arange(start + flicker.step_us, end, flicker.step_us), end)
+            wave = np.array((flicker.depth / _FLICKER_SHARE, 2e-6 * np.pi * flicker.hz))
 
-        def run(part: slice) -> tuple[NDArray, NDArray, NDArray, bool]:
-            state = (self._state, self._free_at, noise, self._unsettled)
+        def run(part: slice) -> _Fired:
+            lit = (flickers[part], lamps, steps, wave, self._asleep)
+            state = (self._state, self._free_at, noise, self._unsettled, lit)
             return expose_tiles(frame, tiles[part], active[part], start, end, self._constants, *state)
 
-        work = np.cumsum(active | self._unsettled[tiles])  # tiles with nothing but noise cost little
+        # tiles with nothing but noise cost little
+        work = np.cumsum(np.where(flickers, len(steps), active | self._unsettled[tiles]))
         count = int(work[-1]) if len(work) else 0
-        threads = min(self._threads, 1 + count // _TILES_A_THREAD)
-        cuts = [0, *(int(np.searchsorted(work, count * k / threads)) for k in range(1, threads)), len(tiles)]
-        parts = [slice(low, high) for low, high in pairwise(cuts)]
-        if threads > 1:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads - 1)
-            others = [self._pool.submit(run, part) for part in parts[1:]]
-            results = [run(parts[0]), *(other.result() for other in others)]
-        else:
-            results = [run(part) for part in parts]
+        pieces = 1 + count // _TILES_A_PIECE
+        cuts = [0, *(int(np.searchsorted(work, count * k / pieces)) for k in range(1, pieces)), len(tiles)]
+        self._shares = shares = _Shares(run, [slice(low, high) for low, high in pairwise(cuts)])
+        helpers = min(self._threads, pieces) - 1
+        if helpers and self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads - 1)
+        others = [self._pool.submit(shares.work) for _ in range(helpers) if self._pool is not None]
+        shares.work()
+        for other in others:
+            other.result()
+        results = shares.results()
         if not all(fit for *_, fit in results):
             raise ValueError(_UNFIT)
         t, place, kind = (np.concatenate(column) for column in zip(*(result[:3] for result in results), strict=True))

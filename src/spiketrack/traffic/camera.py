@@ -50,6 +50,10 @@ class Camera:
         scale = self.focal_px / np.where(depth > 0, depth, np.nan)
         return seen[..., :2] * scale[..., None] + (self.width / 2, self.height / 2), depth
 
+    def view(self, behind_m: float) -> NDArray[np.float64]:
+        """(4,) as drawing kernels want it: focal length, principal point, and the depth behind which things hide it."""
+        return np.array((self.focal_px, self.width / 2, self.height / 2, behind_m))
+
     def rays(self, columns: NDArray, rows: NDArray) -> NDArray[np.float64]:
         """Directions in the world (..., 3), depth 1, of positions in pixels (the centre of a pixel is at .5)."""
         x = (np.asarray(columns, np.float64) - self.width / 2) / self.focal_px

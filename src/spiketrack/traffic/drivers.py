@@ -14,6 +14,8 @@ import numpy as np
 from spiketrack.traffic.actors import BICYCLE, BUS, CAR, MOTORBIKE, TRAM, TRUCK
 from spiketrack.traffic.roads import Route
 
+STEP_US = 50_000  # of the world
+DT = STEP_US / 1e6
 HARDEST_BRAKE = 8.0  # m/s2
 CHANGE_S = 3.0  # a change of lane at constant speed
 

@@ -26,7 +26,7 @@ class Rain:
 
     def draw(self, t_us: int, layers: Layers, full: float) -> None:
         """Draw the drops at t_us; full: intensity of white ground."""
-        from spiketrack.traffic.drawing_kernels import fill_capsule
+        from spiketrack.traffic.primitive_kernels import fill_capsule
 
         for speed, phase, drop in zip(self._speed, self._phase, self._drops, strict=True):
             way = t_us * 1e-6 * speed / (1.3 * self._height) + phase

@@ -8,11 +8,8 @@ is drawn while the sensor works on the one before.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,13 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from spiketrack.boxes import Boxes
 from spiketrack.events import Events
 from spiketrack.simulation.presets import PRESETS
-from spiketrack.simulation.sensor import TILE, Exposure, PixelSettings, Sensor, SensorSettings
+from spiketrack.simulation.sensor import TILE, Exposure, Flicker, Sensor, SensorSettings
 from spiketrack.traffic.actors import BICYCLE, PEDESTRIAN, WHEELCHAIR, Actor
-from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, is_labelled, labels_of
-from spiketrack.traffic.bodies import Body, body_of
-from spiketrack.traffic.camera import NEAREST_M, Camera
+from spiketrack.traffic.annotating import Annotator
+from spiketrack.traffic.annotations import ANNOTATION_DTYPE, LabellingSettings, labels_of
+from spiketrack.traffic.camera import Camera
+from spiketrack.traffic.casting import Casting, Shown, footprints
+from spiketrack.traffic.flicker import flicker_swing, most_by_tile
 from spiketrack.traffic.layers import Layers
-from spiketrack.traffic.light import Daytime, Light
+from spiketrack.traffic.light import Daytime
 from spiketrack.traffic.plans import plan_camera, plan_light, plan_sensor, plan_world
 from spiketrack.traffic.rain import Rain
 from spiketrack.traffic.surroundings import Surroundings
@@ -42,13 +41,8 @@ _STIR_US = 8_000
 _FLICKER_SEEN = (
     0.5  # share of the lower threshold: tiles where the flicker behind the low pass swings less are lit evenly
 )
-_FLICKER_FRAMES = 5  # a period
-# straight lines between so few points of a sine lose amplitude, the more the slower the low pass; this share is left
-_FLICKER_SHARE = float(np.sinc(1 / _FLICKER_FRAMES) ** 1.5)  # fitted: as many events as at 400 us a frame
+_FLICKER_PX = 1.5  # pixels of the fastest motion from frame to frame where frames lie on steps of the flicker
 _FAINT = 0.005  # log units: light of a pool that changes the ground by less is not drawn
-_LARGEST_BODY_PX = 3_000
-_LEAST_BODY_PX = 2.5  # what is less tall is not drawn
-_NO_LIGHT = np.zeros(7)
 
 Preset = Literal["evk4", "gen3", "gen1", "davis346"]
 
@@ -124,32 +118,13 @@ def simulate_traffic(
         yield TrafficChunk(start_us, end_us, ready[:last], labels_of(known[now]), known[now], stage.image())
 
 
-@dataclass(slots=True)
-class _Cast:
-    """One actor's body with the memory it is placed in, and its events (signal, noise) of the last label periods."""
-
-    body: Body
-    placed: NDArray[np.float64]
-    events: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=3))
-    middle: tuple[float, float] | None = None
-
-
-class _Shown(NamedTuple):
-    """An actor before the camera; depth is that of its middle, metres; flow its fastest motion in the picture, px/s."""
-
-    actor: Actor
-    cast: _Cast
-    depth: float
-    flow: float
-
-
 class _Stage:
     """The state of a running scene: one call of `advance` a frame."""
 
     def __init__(self, settings: TrafficSettings, seed: Sequence[int]) -> None:
         self._settings = settings
         sensor = plan_sensor(settings.sensor, settings.spread, [*seed, _SPREAD_STREAM])
-        self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM])
+        self._sensor = Sensor(sensor, [*seed, _SENSOR_STREAM], threads=1)
         self._pixel = sensor.pixel
         self.width, self.height = sensor.width, sensor.height
         moving = settings.camera == "moving"
@@ -169,7 +144,7 @@ class _Stage:
         self._rain = Rain(self._light.rain, self.width, self.height, [*seed, _RAIN_STREAM])
         shape, tiles = (self.height, self.width), (-(-self.height // TILE), -(-self.width // TILE))
         self._base = np.zeros(shape, np.float32)  # without lamps
-        self._background = np.zeros(shape, np.float32)
+        self._background = np.zeros(shape, np.float32)  # with lamps, without their flicker
         self._albedo = np.zeros(shape, np.float32)
         self._lamps = np.zeros(shape, np.float32)
         self._flickering = np.zeros(tiles, np.bool_)
@@ -180,14 +155,14 @@ class _Stage:
         )
         self._stirred_us = 0
         self._stirred = np.zeros(tiles, np.bool_)  # of the frame before
-        self._cast: dict[int, _Cast] = {}
+        self._casting = Casting()
+        self._annotator = Annotator(settings.labels)
         self._next_us = 0
-        self._recent: list[tuple[Events, NDArray[np.bool_]]] = []
         self._pool = ThreadPoolExecutor(1)
         self._exposing: Future[Exposure] | None = None
 
     def advance(self) -> tuple[Events, NDArray[Any]]:
-        """Draw the next frame and begin to expose it: the events read out meanwhile, and annotations if it is time.
+        """Draw the next frame and begin to expose it: the events of the frame before, and annotations if it was time.
 
         The sensor works on a frame while the next one is drawn; `finish` gives the events that are still to come.
         """
@@ -196,26 +171,23 @@ class _Stage:
         self.t_us = t_us = self._next_us
         actors = self._world.at(t_us)
         camera = self._camera(t_us)
-        shown = self._placed(actors, camera)
+        shown = self._casting.place(actors, camera)
         changed = self._draw(t_us, camera, shown, first)
-        parts = [self.finish()]
-        self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed)
-        annotations = np.empty(0, ANNOTATION_DTYPE)
+        events = self.finish()
+        self._exposing = self._pool.submit(self._sensor.expose, self._layers.picture, t_us, changed, self._flicker())
+        annotations = self._annotator.rows()
         if t_us % period == 0:
-            self._draw_mask(shown)
-            parts.append(self.finish())
-            if t_us > 0:
-                annotations = self._annotate(t_us, shown)
-            self._recent.clear()
+            self._annotator.begin(t_us, camera, self._layers, shown)
         self._next_us = min(t_us + self._frame_us(camera, shown), (t_us // period + 1) * period)
-        return Events.concatenate(parts), annotations
+        return events, annotations
 
     def finish(self) -> Events:
-        """Wait for the sensor: the events of the frame that it works on."""
+        """Wait for the sensor, and help it: the events of the frame that it works on."""
         if self._exposing is None:
             return Events.empty(self.width, self.height)
+        self._sensor.help()
         exposure, self._exposing = self._exposing.result(), None
-        self._recent.append((exposure.events, exposure.signal))
+        self._annotator.note(exposure)
         return exposure.events
 
     def image(self) -> NDArray[np.uint8]:
@@ -235,44 +207,9 @@ class _Stage:
             self.width, self.height, self._focal, (x, y, self._moving_height), heading, float(pitch), float(roll)
         )
 
-    def _placed(self, actors: Sequence[Actor], camera: Camera) -> list[_Shown]:
-        """The actors before the camera with their bodies placed, far to near."""
-        from spiketrack.traffic.drawing_kernels import far_to_near, flow, place
-
-        for actor in actors:
-            if actor.track_id not in self._cast:
-                body = body_of(actor)
-                self._cast[actor.track_id] = _Cast(body, np.empty(body.vertices.shape))
-        if len(self._cast) > len(actors):
-            self._cast = {actor.track_id: self._cast[actor.track_id] for actor in actors}
-        if not actors:
-            return []
-        rotation, position = camera.rotation(), np.array(camera.position)
-        middles = np.array([(actor.x, actor.y, 0.4 * actor.height) for actor in actors])
-        middles = (middles - position) @ rotation.T
-        reach = np.array([0.5 * actor.length + 1 for actor in actors])
-        sideways = np.abs(middles[:, 0]) - reach
-        limit = 0.5 * self.width / self._focal * (np.maximum(middles[:, 2], NEAREST_M) + reach) + 12
-        tall = np.array([actor.height for actor in actors]) * self._focal > _LEAST_BODY_PX * middles[:, 2]
-        seen = np.flatnonzero((middles[:, 2] > -reach) & (sideways < limit) & tall)
-        before = [actors[i] for i in seen]
-        if not before:
-            return []
-        shown, size = [], np.array((self.width, self.height), np.float64)
-        for i in seen[far_to_near(footprints(before, 1.0), position[:2])]:
-            actor, cast = actors[i], self._cast[actors[i].track_id]
-            swing = min(1.0, actor.speed / 0.8)
-            pose = np.array((actor.x, actor.y, 0.0, actor.heading, actor.travelled, swing))
-            place(cast.body, pose, rotation, position, cast.placed)
-            speed, depth = 1.1 * actor.speed, float(middles[i, 2])
-            velocity = rotation @ (speed * math.cos(actor.heading), speed * math.sin(actor.heading), 0.0)
-            pace = flow(cast.placed, velocity, min(0.3, actor.speed), self._view(depth), size)
-            shown.append(_Shown(actor, cast, depth, pace))
-        return shown
-
-    def _draw(self, t_us: int, camera: Camera, shown: list[_Shown], first: bool) -> NDArray[np.bool_] | None:
+    def _draw(self, t_us: int, camera: Camera, shown: list[Shown], first: bool) -> NDArray[np.bool_] | None:
         """Bring the picture to t_us; returns the tiles that may have changed, None for all."""
-        from spiketrack.traffic.drawing_kernels import light_up, restore
+        from spiketrack.traffic.tile_kernels import restore
 
         self._layers, self._before = self._before, self._layers
         changed, light, layers = None, self._light, self._layers
@@ -283,11 +220,10 @@ class _Stage:
                 layers.picture[:] += self._surroundings.lamp_light(camera)
         else:
             stirred = self._renew(t_us, camera, first)
-            changed = stirred | self._flickering | self._before.touched
-            old = (stirred | self._stirred | layers.touched) & ~self._flickering
-            restore(layers.picture, self._background, old)
-            factor = 1 + light.flicker_depth / _FLICKER_SHARE * np.sin(2 * np.pi * light.flicker_hz * t_us * 1e-6)
-            light_up(layers.picture, self._base, self._lamps, factor, self._flickering)
+            changed = stirred | self._before.touched
+            restore(layers.picture, self._background, stirred | self._stirred | layers.touched)
+            if layers.lamps.size:
+                restore(layers.lamps, self._lamps, layers.touched & self._flickering)
             self._stirred = stirred
         layers.touched[:] = False
         self._draw_lights(camera, shown)
@@ -299,7 +235,7 @@ class _Stage:
 
     def _renew(self, t_us: int, camera: Camera, first: bool) -> NDArray[np.bool_]:
         """Bring the background of a static camera, evenly lit, to t_us; returns the tiles that the wind changed."""
-        from spiketrack.traffic.drawing_kernels import light_up, touch
+        from spiketrack.traffic.tile_kernels import light_up, touch
 
         tiles = np.zeros_like(self._layers.touched)
         light = self._light
@@ -308,9 +244,14 @@ class _Stage:
             if light.lamps:
                 self._lamps = self._surroundings.lamp_light(camera)
                 if light.flicker_depth > 0:
-                    swing = _flicker_swing(light, self._pixel, self._base, self._lamps)
+                    swing = flicker_swing(light, self._pixel, self._base, self._lamps)
                     least = _FLICKER_SEEN * min(self._pixel.on_threshold, self._pixel.off_threshold)
-                    self._flickering = _by_tile(swing) > least
+                    self._flickering = most_by_tile(swing) > least
+                    if self._flickering.any():
+                        self._layers, self._before = (
+                            layers._replace(lamps=self._lamps.copy(), flickers=self._flickering)
+                            for layers in (self._layers, self._before)
+                        )
             tiles[:] = True
         if t_us - self._stirred_us >= _STIR_US and self._surroundings.is_stirred(t_us):
             self._stirred_us = t_us
@@ -319,12 +260,15 @@ class _Stage:
         light_up(self._background, self._base, self._lamps, 1.0, tiles)
         return tiles
 
-    def _view(self, depth: float) -> NDArray[np.float64]:
-        return np.array((self._focal, self.width / 2, self.height / 2, depth))
+    def _flicker(self) -> Flicker | None:
+        """What the street lamps do to the picture, if it is noticed."""
+        if not self._layers.lamps.size:
+            return None
+        return Flicker(self._layers.lamps, self._flickering, self._light.flicker_hz, self._light.flicker_depth)
 
-    def _draw_lights(self, camera: Camera, shown: list[_Shown]) -> None:
+    def _draw_lights(self, camera: Camera, shown: list[Shown]) -> None:
         """Shadows and the pools of headlights, on the ground below everything."""
-        from spiketrack.traffic.drawing_kernels import add_pools, draw_shadows
+        from spiketrack.traffic.light_kernels import add_pools, draw_shadows
 
         light = self._light
         if shown and light.daytime != "night":
@@ -332,7 +276,7 @@ class _Stage:
             heights, depths = np.array([(it.actor.height, it.depth) for it in shown]).T
             shade = light.ambient / light.full
             draw_shadows(
-                ground, heights, depths, np.array(light.sun_direction), 0.55, shade, self._view(0.0),
+                ground, heights, depths, np.array(light.sun_direction), 0.55, shade, camera.view(0.0),
                 camera.rotation(), np.array(camera.position), self._layers,
             )  # fmt: skip
         if not light.headlights:
@@ -348,19 +292,19 @@ class _Stage:
         if pools:
             faint = _FAINT * (light.ambient + 2 * self._pixel.dark_intensity)
             eye = camera.rotation(), np.array(camera.position)
-            add_pools(np.array(pools), *eye, self._view(0.0), faint, self._albedo, self._layers)
+            add_pools(np.array(pools), *eye, camera.view(0.0), faint, self._albedo, self._layers)
 
-    def _draw_bodies(self, camera: Camera, shown: list[_Shown]) -> None:
-        from spiketrack.traffic.drawing_kernels import draw_body
+    def _draw_bodies(self, camera: Camera, shown: list[Shown]) -> None:
+        from spiketrack.traffic.body_kernels import draw_body
 
         light = self._light
         sun = camera.rotation() @ light.sun_direction
         gain = {"day": 0.0, "dusk": 0.5, "night": 1.0}[light.daytime] if light.headlights else 0.0
         lamps = self._lamps_at(camera, [it.actor for it in shown])
-        for (actor, cast, depth, _), lamp in zip(shown, lamps, strict=True):
+        for (actor, cast, depth, _, placed), lamp in zip(shown, lamps, strict=True):
             ambient = light.ambient + lamp
             seen = np.array((ambient, light.sun, *sun, gain, 3.0 if actor.braking else 1.0))
-            draw_body(cast.body, cast.placed, self._view(depth), seen, self._layers, 0)
+            draw_body(cast.body, placed, camera.view(depth), seen, self._layers, 0)
 
     def _lamps_at(self, camera: Camera, actors: Sequence[Actor]) -> list[float]:
         """The light of street lamps on the ground where the actors are."""
@@ -372,127 +316,17 @@ class _Stage:
         light = self._lamps[row, column] / np.maximum(self._albedo[row, column], 0.05)
         return np.where(seen, np.minimum(light, 0.5), 0.0).tolist()
 
-    def _frame_us(self, camera: Camera, shown: list[_Shown]) -> int:
+    def _frame_us(self, camera: Camera, shown: list[Shown]) -> int:
         """Time to the next frame: about a pixel of the fastest motion, within the limits."""
         shortest, longest = self._settings.frame_us
         fastest = max((it.flow for it in shown), default=0.0)  # px/s
         if self._static is None:  # the whole picture is drawn anew: about two pixels of its lower half
             shortest, fastest = min(2 * shortest, longest), self._world.ego_pose(self.t_us)[3] * self._focal / 20
         step = int(np.clip(1e6 / max(fastest, 1.0), shortest, longest))
-        if self._flickering.any():
-            step = min(step, round(1e6 / self._light.flicker_hz / _FLICKER_FRAMES))
+        flicker = self._flicker()
+        if flicker is not None:
+            step_us, most = flicker.step_us, longest // flicker.step_us
+            step = min(max(int(_FLICKER_PX * step / step_us), 1), most) * step_us
         if self._light.rain > 0:
             step = min(step, 2000)
         return max(step, shortest)
-
-    def _draw_mask(self, shown: list[_Shown]) -> None:
-        """Write who is seen where."""
-        from spiketrack.traffic.drawing_kernels import draw_body
-
-        self._layers.mask[:] = 0
-        for actor, cast, depth, _ in shown:
-            draw_body(cast.body, cast.placed, self._view(depth), _NO_LIGHT, self._layers, actor.track_id)
-
-    def _annotate(self, t_us: int, shown: list[_Shown]) -> NDArray[Any]:
-        """Rows of all actors of which a part may be on the picture, by track id; the mask must have been drawn."""
-        rows = [self._annotation(t_us, it) for it in sorted(shown, key=lambda it: it.actor.track_id)]
-        return np.array([row for row in rows if row is not None], ANNOTATION_DTYPE)
-
-    def _annotation(self, t_us: int, it: _Shown) -> np.void | None:
-        """What is known of an actor, None where all of it is off the picture."""
-        from spiketrack.traffic.drawing_kernels import count_events, extent, mask_extent
-
-        actor, cast, depth, _ = it
-        whole = np.array(extent(cast.body, cast.placed, self._view(depth)))
-        previous, cast.middle = cast.middle, None
-        if not (whole[0] < self.width and whole[1] < self.height and whole[2] > 0 and whole[3] > 0):
-            return None
-        row = np.zeros(1, ANNOTATION_DTYPE)[0]
-        area, inside, bounds = self._areas(it, whole)
-        pixels, *tight = mask_extent(self._layers.mask, actor.track_id, *bounds)
-        visible = np.zeros(4)
-        if pixels:
-            visible[:2], visible[2:] = np.maximum(tight[:2], whole[:2]), np.minimum(tight[2:], whole[2:])
-        around = visible + np.array((-2, -2, 2, 2))
-        counts = [
-            count_events(part.x, part.y, signal, self._layers.mask, actor.track_id, *around)
-            for part, signal in self._recent
-        ]
-        events, noise = (sum(of) for of in zip(*counts, strict=True)) if counts else (0, 0)
-        cast.events.append((events, noise))
-        cast.middle = (float(whole[0] + whole[2]) / 2, float(whole[1] + whole[3]) / 2)
-        if previous is not None:
-            way = np.hypot(cast.middle[0] - previous[0], cast.middle[1] - previous[1])
-            row["speed_px_s"] = way / (self._settings.labels.period_us * 1e-6)
-        row["t"], row["track_id"], row["class_id"] = t_us, actor.track_id, actor.class_id
-        row["whole"], row["visible"], row["events"] = whole, visible, events
-        row["occlusion"] = 1 - pixels / inside if inside else 1.0
-        row["truncation"] = 1 - inside / area if area else 1.0
-        recent = sum(of for of, _ in cast.events), sum(of for _, of in cast.events)
-        row["labelled"] = is_labelled(self._settings.labels, (pixels, inside, area), visible, recent, self.height)
-        row["keypoints"] = self._keypoints(cast, actor.track_id)
-        return row
-
-    def _areas(self, it: _Shown, whole: NDArray[np.float64]) -> tuple[int, int, tuple[int, int, int, int]]:
-        """Pixels of the body alone, those on the picture, and its bounds on the picture.
-
-        A body larger than _LARGEST_BODY_PX a side is before the lens: its area is given as that square.
-        """
-        from spiketrack.traffic.drawing_kernels import draw_body
-
-        left, top = int(np.floor(whole[0])) - 1, int(np.floor(whole[1])) - 1
-        rows, columns = int(np.ceil(whole[3])) + 1 - top, int(np.ceil(whole[2])) + 1 - left
-        bounds = (max(left, 0), max(top, 0), min(left + columns, self.width), min(top + rows, self.height))
-        if max(rows, columns) > _LARGEST_BODY_PX:
-            return _LARGEST_BODY_PX**2, (bounds[2] - bounds[0]) * (bounds[3] - bounds[1]), bounds
-        open_air = np.full((rows, columns), np.inf, np.float32)
-        alone = Layers(open_air, np.zeros((rows, columns), np.int32), open_air, self._layers.touched)
-        draw_body(it.cast.body, it.cast.placed, self._view(it.depth) - (0, left, top, 0), _NO_LIGHT, alone, 1)
-        part = alone.mask[bounds[1] - top : bounds[3] - top, bounds[0] - left : bounds[2] - left]
-        return int(alone.mask.sum()), int(part.sum()), bounds
-
-    def _keypoints(self, cast: _Cast, track_id: int) -> NDArray[np.float32]:
-        """(15, 3): x, y, in sight; NaN without joints."""
-        if not len(cast.body.keypoints):
-            return np.full((15, 3), np.nan, np.float32)
-        points = cast.placed[cast.body.keypoints]
-        if (points[:, 2] < NEAREST_M).any():
-            return np.full((15, 3), np.nan, np.float32)
-        xy = points[:, :2] * (self._focal / points[:, 2:]) + (self.width / 2, self.height / 2)
-        column, row = np.floor(xy).astype(np.int64).T
-        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
-        seen = np.zeros(15)
-        seen[inside] = self._layers.mask[row[inside], column[inside]] == track_id
-        return np.column_stack([xy, seen]).astype(np.float32)
-
-
-def footprints(actors: Sequence[Actor], share: float) -> NDArray[np.float64]:
-    """(N, 4, 2): the corners of the actors' ground areas, shrunk to a share, counter-clockwise."""
-    x, y, heading, length, width = np.array([(a.x, a.y, a.heading, a.length, a.width) for a in actors]).T
-    c, s = np.cos(heading), np.sin(heading)
-    along = 0.5 * share * length[:, None] * np.stack([c, s], axis=1)
-    across = 0.5 * share * width[:, None] * np.stack([-s, c], axis=1)
-    corners = np.stack([-along - across, along - across, along + across, across - along], axis=1)
-    return np.stack([x, y], axis=1)[:, None] + corners
-
-
-def _flicker_swing(
-    light: Light, pixel: PixelSettings, base: NDArray[np.float32], lamps: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """How far the log intensity swings from trough to crest behind the pixels' low pass, (H, W)."""
-    even = base + pixel.dark_intensity + 1e-9
-    up, down = 1 + light.flicker_depth, 1 - light.flicker_depth
-    swing = np.log((even + up * lamps) / (even + down * lamps))
-    if pixel.bandwidth_hz is not None:
-        cut_off = pixel.bandwidth_hz * np.minimum((even + lamps) / pixel.bandwidth_intensity, 1)
-        swing /= np.hypot(1, light.flicker_hz / np.maximum(cut_off, pixel.least_bandwidth_hz))
-    return swing
-
-
-def _by_tile(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The largest value of each tile."""
-    height, width = values.shape
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    padded = np.zeros((rows * TILE, columns * TILE), values.dtype)
-    padded[:height, :width] = values
-    return padded.reshape(rows, TILE, columns, TILE).max(axis=(1, 3))

@@ -61,7 +61,7 @@ class Surroundings:
 
     def _shade(self, layout: Layout, street: Street) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The map (N, M, 2) of the share of the sun and the light of lamps on the ground, and where it lies."""
-        from spiketrack.traffic import ground_kernels as kernels
+        from spiketrack.traffic import light_map_kernels
 
         ends = np.concatenate([road.place([0.0, road.length], [0.0, 0.0]) for road in layout.roads])
         low, high = ends.min(0) - 45.0, ends.max(0) + 45.0
@@ -73,16 +73,16 @@ class Surroundings:
         if self._light.sun > 0:
             way = -np.array(self._light.sun_direction[:2]) / max(self._light.sun_direction[2], 0.1)
             blocks = [(*wall[:4], *(wall[4] * way)) for wall in street.walls]
-            kernels.cast_blocks(maps, frame, np.array(blocks, np.float64).reshape(-1, 6))
+            light_map_kernels.cast_blocks(maps, frame, np.array(blocks, np.float64).reshape(-1, 6))
             leaves, rods = self._leaves, self._rods
             middles = leaves[:, :2] + leaves[:, 2:3] * way
             discs = np.column_stack([middles, middles, 1.15 * leaves[:, 3], np.full(len(leaves), 0.75)])
             a, b = rods[:, :2] + rods[:, 2:3] * way, rods[:, 3:5] + rods[:, 5:6] * way
             thick = 0.5 * (rods[:, 6:7] + rods[:, 7:8])
             bars = np.concatenate([a, b, thick, np.full((len(rods), 1), 0.9)], axis=1)
-            kernels.cast_shadows(maps, frame, np.concatenate([discs, bars]))
+            light_map_kernels.cast_shadows(maps, frame, np.concatenate([discs, bars]))
         if len(self._bulbs):
-            kernels.shine_lamps(maps, frame, self._bulbs, np.array(street.at_foot))
+            light_map_kernels.shine_lamps(maps, frame, self._bulbs, np.array(street.at_foot))
         return maps, frame
 
     def draw(
@@ -99,7 +99,7 @@ class Surroundings:
         in metres of what stands and can hide actors, inf on the ground and in the sky. quick: one sample a pixel
         instead of 2 x 2.
         """
-        from spiketrack.traffic import ground_kernels as kernels
+        from spiketrack.traffic import street_kernels, viewing_kernels
 
         if intensity.shape != (camera.height, camera.width):
             raise ValueError(f"pictures must have the camera's {(camera.height, camera.width)}, got {intensity.shape}")
@@ -111,15 +111,15 @@ class Surroundings:
             fine = [np.empty(shape, np.float32) for _ in range(4)]
             self._draw_bare(_numbers(camera, 2), *fine)
             for one, coarse in zip(fine, (intensity, albedo, lamp), strict=False):
-                kernels.halve(one, coarse)
-            kernels.halve_depth(fine[3], depth)
+                viewing_kernels.halve(one, coarse)
+            viewing_kernels.halve_depth(fine[3], depth)
         behind = depth.copy()
         nothing = np.zeros((0, 0), np.float32)  # a moving camera is not stirred: it needs no copy
         self._bare, self._bare_depth = (nothing, nothing) if quick else (intensity.copy(), behind)
         tiles = np.ones((-(-camera.height // TILE), -(-camera.width // TILE)), np.bool_)
         self._draw_leaves(camera, 0, tiles, behind, intensity, albedo, lamp, depth, True)
         if len(self._bulbs):
-            kernels.paint_bulbs(_numbers(camera, 1), self._bulbs, lamp, depth)
+            street_kernels.paint_bulbs(_numbers(camera, 1), self._bulbs, lamp, depth)
         self._camera, self._lamp = camera, lamp
         if not quick:
             self._plan_stirring(camera)
@@ -133,7 +133,7 @@ class Surroundings:
         depth: NDArray[np.float32],
     ) -> None:
         """All but leaves and bulbs."""
-        from spiketrack.traffic import ground_kernels as kernels
+        from spiketrack.traffic import ground_kernels, panel_kernels, street_kernels
 
         pictures = (intensity, albedo, lamp)
         for picture in pictures:
@@ -145,17 +145,19 @@ class Surroundings:
         panels, rods, light = self._panels, self._rods, (self._tones, self._sky)
         middles = panels[:, :3] + 0.5 * (panels[:, 3:6] * panels[:, 9:10] + panels[:, 6:9] * panels[:, 10:11])
         order = _far_to_near(numbers, middles)[::-1].copy()
-        kernels.paint_panels(numbers, panels, order, *light, *shade, *pictures, depth, free, front)
+        panel_kernels.paint_panels(numbers, panels, order, *light, *shade, *pictures, depth, free, front)
 
         def paint_band(top: int) -> None:
             band = numbers.copy()
             band[14] -= top
             rows = slice(top, top + _BAND)
-            kernels.paint_ground(band, *light, *ground, *shade, *(picture[rows] for picture in pictures), free[rows])
+            ground_kernels.paint_ground(
+                band, *light, *ground, *shade, *(picture[rows] for picture in pictures), free[rows]
+            )
 
         list(self._pool.map(paint_band, range(0, len(depth), _BAND)))
         order = _far_to_near(numbers, 0.5 * (rods[:, :3] + rods[:, 3:6]))
-        kernels.paint_rods(numbers, rods, order, self._maps, self._frame, *pictures, depth)
+        street_kernels.paint_rods(numbers, rods, order, self._maps, self._frame, *pictures, depth)
 
     def _draw_leaves(
         self,
@@ -170,14 +172,14 @@ class Surroundings:
         is_full: bool,
     ) -> None:
         """Leaves on the tiles, where the wind has them at t_us."""
-        from spiketrack.traffic import ground_kernels as kernels
+        from spiketrack.traffic import street_kernels
 
         numbers = _numbers(camera, 1)
         trees = self._trees
         order = _far_to_near(numbers, trees[:, :3])
         moves = _moves(self._winds, t_us)
         pictures = (behind, intensity, albedo, lamp, depth)
-        kernels.paint_leaves(numbers, trees, order, moves, self._leaves, self._table, tiles, *pictures, is_full)
+        street_kernels.paint_leaves(numbers, trees, order, moves, self._leaves, self._table, tiles, *pictures, is_full)
 
     def _plan_stirring(self, camera: Camera) -> None:
         """Find the tiles on which trees are seen to move."""
