@@ -5,8 +5,8 @@ go its results, piece by piece. Torch's OpenMP threads wait busily for their nex
 beside them find no processor free, and starting one costs more than many a kernel: 0.14 to 0.2 ms, where the waiting
 ones begin after 0.03 to 0.07 (machine M1, docs/efficiency.md). So the work is given to the pool that torch uses, by the
 call that compilers make of `#pragma omp parallel`. Where torch has no such pool, and after a fork, which OpenMP's
-threads do not survive, threads of Python's do the same; also with SPIKETRACK_THREADS=python in the environment, which is
-better where other programs keep the processors busy.
+threads do not survive, threads of Python's do the same; also with SPIKETRACK_THREADS=python in the environment, which
+is better where other programs keep the processors busy.
 """
 
 from __future__ import annotations
