@@ -120,3 +120,25 @@ def _wait_for(condition):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def test_an_exit_asked_for_within_a_callback_of_a_weak_reference_is_not_forgotten():
+    script = (
+        "import os, signal, time, weakref\n"
+        "from spiketrack.datasets.processes import leave_when_asked\n"
+        "class Thing: pass\n"
+        "leave_when_asked()\n"
+        "thing = Thing()\n"
+        "def called_back(_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    sum(range(1000))\n"  # the handler runs here, and Python forgets what it raises
+        "reference = weakref.ref(thing, called_back)\n"
+        "try:\n"
+        "    del thing\n"
+        "    print('forgotten', flush=True)\n"
+        "    time.sleep(20)\n"
+        "finally:\n"
+        "    print('cleaned up')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "forgotten\ncleaned up\n", "")

@@ -146,7 +146,7 @@ def _stop(children: list[_Child]) -> None:
 
 def _live(work: Work, pipe: Connection) -> None:
     """The life of a child: jobs in, reports, results and errors out."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    leave_when_asked()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
     def say(kind: str, value: Any) -> None:
@@ -166,6 +166,28 @@ def _live(work: Work, pipe: Connection) -> None:
             say("error", (type(error), str(error)))
         except Exception:
             say("mistake", traceback.format_exc())
+
+
+def leave_when_asked() -> None:
+    """From now on SIGTERM ends this process as an exit does, after all that `with` and `finally` have to do.
+
+    Python prints and forgets an exit that is raised while a weak reference calls back or an object is deleted; it is
+    raised again a moment later.
+    """
+
+    def leave(*_: object) -> None:
+        sys.exit(0)
+
+    def raise_again(unraisable: Any) -> None:
+        if unraisable.exc_type is SystemExit:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            told(unraisable)
+
+    told = sys.unraisablehook
+    sys.unraisablehook = raise_again
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, leave)
 
 
 def _leave_with_parent() -> None:
