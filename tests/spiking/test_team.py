@@ -17,7 +17,8 @@ needs_openmp = pytest.mark.skipif(openmp_region() is None, reason="this torch ha
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
+def two_threads(monkeypatch):
+    monkeypatch.setenv("SPIKETRACK_THREADS", "torch")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -154,12 +155,13 @@ def test_a_fork_and_workers_of_a_loader_do_not_hang():
     assert done.returncode == 0, done.stderr
 
 
-def test_threads_of_pythons_can_be_asked_for(monkeypatch):
+def test_threads_of_torchs_are_taken_only_where_they_are_asked_for(monkeypatch):
     def refuse():
         raise AssertionError("torch's threads were asked for")
 
     monkeypatch.setattr(team, "openmp_region", refuse)
-    with pytest.raises(AssertionError):
-        shared(6, 2, lambda start, stop: stop)
-    monkeypatch.setenv("SPIKETRACK_THREADS", "python")
+    monkeypatch.delenv("SPIKETRACK_THREADS", raising=False)
     assert shared(6, 2, lambda start, stop: stop) == [3, 6]
+    monkeypatch.setenv("SPIKETRACK_THREADS", "torch")
+    with pytest.raises(AssertionError, match="asked for"):
+        shared(6, 2, lambda start, stop: stop)

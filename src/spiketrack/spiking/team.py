@@ -1,12 +1,12 @@
-"""Team: the threads that torch works with, for our kernels too.
+"""Team: the threads that kernels of ours work with.
 
 Station: between tensors and compiled kernels that let go of the interpreter. In comes work over a range of items, out
-go its results, piece by piece. Torch's OpenMP threads wait busily for their next work, so that threads of our own
-beside them find no processor free, and starting one costs more than many a kernel: 0.14 to 0.2 ms, where the waiting
-ones begin after 0.03 to 0.07 (machine M1, docs/efficiency.md). So the work is given to the pool that torch uses, by the
-call that compilers make of `#pragma omp parallel`. Where torch has no such pool, and after a fork, which OpenMP's
-threads do not survive, threads of Python's do the same; also with SPIKETRACK_THREADS=python in the environment, which
-is better where other programs keep the processors busy.
+go its results, piece by piece, from threads of Python's or, with SPIKETRACK_THREADS=torch in the environment, from the
+pool that torch uses, by the call that compilers make of `#pragma omp parallel`. Torch's threads wait busily for their
+next work. Where nothing else runs they are there sooner than a thread can be started, and a thread beside them finds no
+processor free; where another program keeps a processor, each piece of work waits for one, and a training step takes
+five times as long (docs/efficiency.md). Where torch has no such pool, and after a fork, which OpenMP's threads do not
+survive, the threads are Python's.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def shared(count: int, most: int, work: Callable[[int, int], Piece]) -> list[Pie
     if pieces == 1 or team == 1:
         return [work(0, count)]
     edges = list(pairwise(count * i // pieces for i in range(pieces + 1)))
-    own = _forked or os.environ.get("SPIKETRACK_THREADS", "torch") == "python"
-    region = None if own else openmp_region()
+    of_torch = os.environ.get("SPIKETRACK_THREADS", "python") == "torch" and not _forked
+    region = openmp_region() if of_torch else None
     if region is None:
         return in_region(python_region, min(team, pieces), edges, work)
     # OpenMP ends the threads that a smaller team leaves out, so it is asked for all whatever the number of pieces
